@@ -1,0 +1,99 @@
+"""An event bus that lives inside one asyncio application.
+
+Code announces facts, other code reacts, and neither knows the other::
+
+    bus = EventBus()
+
+    @bus.on("invoice.*")
+    async def ship(event: Event) -> None: ...
+
+    await bus.publish("invoice.paid", {"id": "in_1"})
+
+The way of an event through the files: `bus` (publish) → `topics` and `_index` (whom it reaches) →
+`_admission` (room everywhere) → `subscription` (queued) → `_pump` (the handler runs) → `_ends`
+(how it ended) → `receipt` (who waits is told).
+"""
+
+from eventbus._closing import CloseReport
+from eventbus._introspection import Explanation, SubscriptionInfo
+from eventbus.bus import EventBus, Statistics
+from eventbus.catalog import Catalog
+from eventbus.clock import Clock, SystemClock
+from eventbus.dead_letters import DeadLetter, DeadLetters
+from eventbus.errors import (
+    BusClosed,
+    CascadeOverflow,
+    DeliveryCancelled,
+    EventBusError,
+    HandlerError,
+    HandlerErrors,
+    HandlerTimeout,
+    NameTaken,
+    NoRunningLoop,
+    NotSubscribed,
+    OptionError,
+    PatternError,
+    PayloadError,
+    ReentrantCall,
+    TopicError,
+    UnknownTopic,
+    UnmatchedPattern,
+    WouldBlock,
+    WouldDeadlock,
+    WrongLoop,
+)
+from eventbus.event import Event
+from eventbus.instrumentation import Hook, LogHook, LogLine
+from eventbus.receipt import Outcome, Receipt
+from eventbus.retry import Retry
+from eventbus.stream import EventStream
+from eventbus.subscription import Subscription, SubscriptionOptions, SubscriptionStatistics
+from eventbus.topics import Topic, matches
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BusClosed",
+    "CascadeOverflow",
+    "Catalog",
+    "Clock",
+    "CloseReport",
+    "DeadLetter",
+    "DeadLetters",
+    "DeliveryCancelled",
+    "Event",
+    "EventBus",
+    "EventBusError",
+    "EventStream",
+    "Explanation",
+    "HandlerError",
+    "HandlerErrors",
+    "HandlerTimeout",
+    "Hook",
+    "LogHook",
+    "LogLine",
+    "NameTaken",
+    "NoRunningLoop",
+    "NotSubscribed",
+    "OptionError",
+    "Outcome",
+    "PatternError",
+    "PayloadError",
+    "Receipt",
+    "ReentrantCall",
+    "Retry",
+    "Statistics",
+    "Subscription",
+    "SubscriptionInfo",
+    "SubscriptionOptions",
+    "SubscriptionStatistics",
+    "SystemClock",
+    "Topic",
+    "TopicError",
+    "UnknownTopic",
+    "UnmatchedPattern",
+    "WouldBlock",
+    "WouldDeadlock",
+    "WrongLoop",
+    "matches",
+]

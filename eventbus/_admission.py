@@ -1,0 +1,357 @@
+"""Accepting an event, when that takes more than appending it to queues.
+
+The way of an event in: ask the predicates (`judge`), see whether every queue that makes publishers
+wait has room (`first_full`), and then either `commit` it everywhere in one step, or let its
+publisher wait with a `Ticket`. Nothing here awaits, and nothing of the application runs between the
+first and the last write of `commit`: so an event is queued everywhere or nowhere.
+
+A ticket stands in the line of one full queue, in order of arrival. Whoever takes an event from that
+queue calls `serve_line`: the oldest ticket that now fits everywhere is accepted, there and then; one
+that meets another full queue moves to that one's line, and so waits as long as it stays full. No
+ticket in a line ever fits, so a publication that fits overtakes nobody whom it could have followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from bisect import bisect_left, insort
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from eventbus import _ends
+from eventbus._queues import KeyedQueue
+from eventbus.errors import BusClosed, CascadeOverflow, NotSubscribed
+from eventbus.event import accepted_at
+from eventbus.receipt import Receipt, make_nested
+from eventbus.subscription import LISTENING
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from eventbus._delivery import Delivery
+    from eventbus._engine import Engine
+    from eventbus.subscription import Subscription
+
+
+class Verdict(NamedTuple):
+    """A subscription that gets the event, with its key, or with what its predicates raised."""
+
+    subscription: Subscription
+    key: Hashable = None
+    error: BaseException | None = None
+
+
+def judge(bus: Engine, receipt: Receipt, subscription: Subscription) -> Verdict | None:
+    """Ask ``where`` and then ``key``; None if ``where`` does not want the event.
+
+    What they raise fails this one delivery, except for the exceptions that end programs: those
+    leave at once, with nothing accepted.
+    """
+    options = subscription._options
+    if options.where is None and options.key is None:
+        return Verdict(subscription)
+    barred, bus._barred = bus._barred, True
+    bus._judging = subscription
+    try:
+        redelivery = receipt._redelivered  # `where` has let it pass before
+        if options.where is not None and not redelivery and not options.where(receipt.event):
+            return None
+        if options.key is None:
+            return Verdict(subscription)
+        key = options.key(receipt.event)
+        hash(key)
+        return Verdict(subscription, key)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        return Verdict(subscription, None, error)
+    finally:
+        bus._judging = None
+        bus._barred = barred
+
+
+def judge_all(
+    bus: Engine, receipt: Receipt, subscriptions: Iterable[Subscription]
+) -> list[Verdict]:
+    """The verdicts of those that get the event, in order of subscription."""
+    verdicts = (judge(bus, receipt, subscription) for subscription in subscriptions)
+    return [verdict for verdict in verdicts if verdict is not None]
+
+
+def first_full(verdicts: Iterable[Verdict]) -> Subscription | None:
+    """The first queue without room whose publishers wait for it."""
+    for subscription, _, error in verdicts:
+        if subscription.full and error is None and subscription.overflow == "block":
+            return subscription
+    return None
+
+
+def check_cascade(bus: Engine, parent: Receipt, deliveries: int) -> None:
+    """Raise ``CascadeOverflow`` if one more nested event would be too many."""
+    root = parent if parent._root is None else parent._root
+    if root._pending_nested + deliveries > bus._cascade_limit:
+        raise CascadeOverflow(
+            f"{root.event!r} has caused {root._pending_nested} deliveries that are pending, and "
+            f"cascade_limit={bus._cascade_limit}: do handlers publish to each other without end?"
+        )
+    if parent._depth >= bus._cascade_depth:
+        raise CascadeOverflow(
+            f"{parent.event!r} is number {parent._depth} of a chain that began with {root.event!r}, "
+            f"and cascade_depth={bus._cascade_depth}: do handlers publish to each other without end?"
+        )
+
+
+def commit(bus: Engine, receipt: Receipt, verdicts: list[Verdict], inside: Delivery | None) -> None:
+    """Accept an event everywhere. Runs nothing of the application until all is written."""
+    handlers = tuple(
+        verdict.subscription for verdict in verdicts if not verdict.subscription.reader
+    )
+    receipt._subscriptions = handlers
+    receipt._total = len(handlers)
+    receipt._unread = len(verdicts) - len(handlers)
+    if inside is not None:
+        make_nested(receipt, inside.receipt, len(verdicts))
+    if not receipt._redelivered:
+        bus._events += 1
+    bus._unturned += 1
+    if not verdicts:
+        bus._unhandled += 1
+    if handlers:
+        bus._open += 1
+    tell: list[Callable[[], None]] = []
+    for verdict in verdicts:
+        verdict.subscription.accepted += 1
+    for subscription, key, error in verdicts:
+        if error is not None:
+            tell.append(_ends.end_unstarted(subscription, receipt, "failed", error))
+        else:
+            _enqueue(bus, subscription, receipt, key, tell)
+        if subscription._options.once:
+            bus._leave(subscription)
+    bus._resume()
+    if bus._accept_observers:
+        for observer in bus._accept_observers:
+            tell.append(_bind(bus._observe, observer.accepted, receipt.event, len(verdicts)))
+    for call in tell:
+        call()
+
+
+def _bind(function: Callable[..., None], *args: Any) -> Callable[[], None]:
+    return lambda: function(*args)
+
+
+def _enqueue(
+    bus: Engine,
+    subscription: Subscription,
+    receipt: Receipt,
+    key: Hashable,
+    tell: list[Callable[[], None]],
+) -> None:
+    queue = subscription.queue
+    if queue is None:
+        queue = subscription.new_queue()
+    if subscription.full and subscription.overflow == "drop_newest":
+        tell.append(_ends.end_unstarted(subscription, receipt, "dropped"))
+        return
+    if subscription.full and subscription.overflow == "drop_oldest":
+        tell.append(_ends.end_unstarted(subscription, queue.popleft(), "dropped"))
+    if isinstance(queue, KeyedQueue):
+        queue.append(receipt, key)
+    else:
+        queue.append(receipt)
+    if len(queue) >= subscription.capacity:
+        bus._mark_full(subscription)
+    if subscription.reader is not None:
+        subscription.reader._arrived()
+    else:
+        bus._find_place(subscription)
+
+
+_numbers = itertools.count()
+
+
+class Ticket:
+    """A publication that waits for room, in the line of one full queue."""
+
+    __slots__ = (
+        "_bus",
+        "_verdicts",
+        "accept",
+        "blocked_by",
+        "fail",
+        "number",
+        "only",
+        "receipt",
+        "since",
+        "warned",
+    )
+
+    def __init__(self, bus: Engine, receipt: Receipt, verdicts: list[Verdict]) -> None:
+        self._bus = bus
+        self._verdicts: dict[Subscription, Verdict | None] = {
+            verdict.subscription: verdict for verdict in verdicts
+        }
+        self.receipt = receipt
+        self.number = next(_numbers)
+        self.since = bus._clock.monotonic()
+        self.warned = False
+        self.blocked_by: Subscription | None = None
+        self.only: Subscription | None = None
+        """Of a redelivery: the one subscription it is for."""
+        self.accept: Callable[[Receipt], object] = _ignore
+        self.fail: Callable[[BaseException], object] = _ignore
+
+    async def wait(self) -> Receipt:
+        """Wait until the event is accepted.
+
+        Cancelled in the turn in which it was accepted, it stays accepted; before, it leaves no trace.
+        """
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self.accept = lambda receipt: _resolve(future, receipt)
+        self.fail = lambda error: _reject(future, error)
+        try:
+            return await future
+        finally:
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """Stop waiting, if it still does."""
+        if self.blocked_by is not None:
+            _leave_line(self)
+            self._bus._tickets.pop(self.number, None)
+            self._bus._resume()
+
+    def verdicts(self) -> list[Verdict]:
+        """The verdicts of those who listen now; whom the event has not met before is asked now."""
+        bus, receipt = self._bus, self.receipt
+        if self.only is not None:
+            listening: tuple[Subscription, ...] = (self.only,)
+        else:
+            topic = receipt.event.type
+            listening = (bus._index.match(topic) or bus._index.route(topic)).subscriptions
+        strangers = [each for each in listening if each not in self._verdicts]
+        if strangers:
+            context: Context = receipt._context.copy()  # type: ignore[union-attr]  # it has pending deliveries
+            for stranger in strangers:
+                self._verdicts[stranger] = context.run(judge, bus, receipt, stranger)
+        found = [self._verdicts[each] for each in listening]
+        return [verdict for verdict in found if verdict is not None]
+
+
+def _ignore(_: object) -> None:
+    """Nobody waits any more."""
+
+
+def _resolve(future: asyncio.Future[Receipt], receipt: Receipt) -> None:
+    if not future.done() and not future.get_loop().is_closed():
+        future.set_result(receipt)
+
+
+def _reject(future: asyncio.Future[Receipt], error: BaseException) -> None:
+    if not future.done() and not future.get_loop().is_closed():
+        future.set_exception(error)
+
+
+def enter_line(ticket: Ticket, subscription: Subscription) -> None:
+    """Let a publication wait for a queue, behind those who came before it."""
+    if subscription._line is None:
+        subscription._line = []
+    insort(subscription._line, ticket, key=_number)
+    ticket.blocked_by = subscription
+
+
+def _leave_line(ticket: Ticket) -> None:
+    subscription, ticket.blocked_by = ticket.blocked_by, None
+    if subscription is not None and subscription._line:
+        place = bisect_left(subscription._line, ticket.number, key=_number)
+        if place < len(subscription._line) and subscription._line[place] is ticket:
+            del subscription._line[place]
+
+
+def _number(ticket: Ticket) -> int:
+    return ticket.number
+
+
+def serve_line(bus: Engine, subscription: Subscription) -> None:
+    """A place is free, or the subscription has left: accept who now fits, oldest first."""
+    line = subscription._line
+    while line and not (subscription.full and subscription.standing == LISTENING):
+        ticket = line.pop(0)
+        ticket.blocked_by = None
+        _try_again(bus, ticket)
+
+
+def _try_again(bus: Engine, ticket: Ticket) -> None:
+    """Accept a waiting publication, or let it wait for the next queue in its way."""
+    receipt = ticket.receipt
+    try:
+        if ticket.only is not None and ticket.only.standing != LISTENING:
+            raise NotSubscribed(
+                f"{ticket.only.name} has left the bus while {receipt.event!r} waited"
+            )
+        verdicts = ticket.verdicts()
+    except BaseException as error:
+        bus._tickets.pop(ticket.number, None)
+        ticket.fail(error)
+        return
+    blocking = first_full(verdicts)
+    if blocking is not None:
+        enter_line(ticket, blocking)
+        return
+    bus._tickets.pop(ticket.number, None)
+    now = bus._clock.monotonic()
+    accepted_at(receipt.event, bus._clock.time())
+    receipt._accepted_at = now
+    commit(bus, receipt, verdicts, None)
+    ticket.accept(receipt)
+
+
+def refuse_all(bus: Engine) -> None:
+    """The bus closes: nobody who waits for room will get it."""
+    tickets, bus._tickets = bus._tickets, {}
+    for ticket in tickets.values():
+        _leave_line(ticket)
+        ticket.fail(BusClosed(f"{bus.name} closed while {ticket.receipt.event!r} waited for room"))
+
+
+def full_queues(ticket: Ticket) -> list[str]:
+    """The names of all the queues in the way of a publication, for the warning."""
+    return [
+        verdict.subscription.name
+        for verdict in ticket.verdicts()
+        if first_full([verdict]) is not None
+    ]
+
+
+ROOM_WARNING_SECONDS = 5.0
+"""How long a publisher waits for room before the log says for whom."""
+
+
+def watch(bus: Engine) -> None:
+    """See to it that the publisher that has waited longest without a warning gets one."""
+    if bus._room_timer is None:
+        ticket = next((ticket for ticket in bus._tickets.values() if not ticket.warned), None)
+        if ticket is not None:
+            left = ticket.since + ROOM_WARNING_SECONDS - bus._clock.monotonic()
+            bus._room_timer = bus._clock.call_later(max(left, 0), lambda: _warn(bus))
+
+
+def _warn(bus: Engine) -> None:
+    bus._room_timer = None
+    now = bus._clock.monotonic()
+    for ticket in list(bus._tickets.values()):
+        if now - ticket.since < ROOM_WARNING_SECONDS:
+            break
+        if not ticket.warned:
+            ticket.warned = True
+            bus._log.write(
+                "publish.waiting",
+                "warning",
+                topic=ticket.receipt.event.type,
+                event_id=ticket.receipt.event.id,
+                seconds=now - ticket.since,
+                subscriptions=full_queues(ticket),
+                publishers=len(bus._tickets),
+            )
+    watch(bus)

@@ -1,0 +1,153 @@
+"""Which event loop a bus belongs to, for as long as it is busy, and what a fork leaves of it.
+
+An idle bus belongs to no loop: it can be a module-level global that one loop after another uses.
+The first thing that makes it busy binds it to the running loop, and the last thing that ends sets
+it free. If its loop was closed while it was busy, the next use *buries* what was pending there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import Callable
+from threading import get_ident
+from typing import TYPE_CHECKING
+
+from eventbus import _admission, _ends, _registration
+from eventbus._state import COUNTS, State, instances
+from eventbus.errors import BusClosed, NoRunningLoop, WrongLoop
+from eventbus.event import current
+from eventbus.subscription import IDLE
+
+if TYPE_CHECKING:
+    from eventbus._engine import Engine
+    from eventbus.subscription import Subscription
+
+
+def bind(bus: Engine) -> asyncio.AbstractEventLoop:
+    """Make sure that the bus may be used on the running loop, and belongs to it.
+
+    Raises ``NoRunningLoop`` without one, and ``WrongLoop`` if the bus is busy on another.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise NoRunningLoop(
+            "no event loop runs in this thread: await it inside asyncio.run(...), "
+            "or call bus.publish_from_thread(...) from a thread while 'async with bus' runs"
+        ) from None
+    if bus._loop is not loop:
+        if bus._loop is not None and bus._is_busy():
+            if not bus._loop.is_closed():
+                raise WrongLoop(
+                    f"{bus.name} is busy on another event loop: publish there, "
+                    "or from this thread with bus.publish_from_thread(...)"
+                )
+            _bury(bus)
+        _take_over(bus, loop)
+    bus._thread = get_ident()
+    bus._wall = bus._clock.time() - bus._clock.monotonic()
+    return loop
+
+
+def _take_over(bus: Engine, loop: asyncio.AbstractEventLoop) -> None:
+    bus._loop = loop
+    if bus._last_loop is not None and bus._last_loop() is loop:
+        return
+    bus._last_loop = weakref.ref(loop)
+    bus._thread_limit = None
+    if bus._stuck_threads:
+        # Threads that are still at work for another loop cannot tell us when they return.
+        bus._stuck_threads = 0
+        for subscription in bus._all_subscriptions():
+            subscription.running = len(subscription._active or ())
+            bus._find_place(subscription)
+
+
+def _bury(bus: Engine) -> None:
+    """End what was pending on a loop that is closed: it can never go on there."""
+    pending = bus._pending()
+    bus._loop = None
+    bus._pumps = 0
+    bus._stepping = None
+    bus._settlers.clear()
+    closing, bus._closing = bus._closing, None
+    bus._state = State.OPEN if bus._state is State.ENTERED else bus._state
+    if closing is not None:
+        bus._state = State.CLOSED
+    bus._barred = bus._state is State.CLOSED
+    _admission.refuse_all(bus)
+    bus._ready.clear()
+    tell: list[Callable[[], None]] = []
+    for subscription in bus._all_subscriptions():
+        reader = subscription.reader
+        if reader is not None:
+            reader._end()
+            _registration.unsubscribe(bus, subscription)
+            continue
+        subscription.place = IDLE
+        tell.extend(_registration.cancel_queued(subscription))
+        for delivery in list(subscription.running_deliveries()):
+            _ends.end(delivery, "cancelled")
+        if subscription._due:
+            subscription._due.clear()
+        subscription.running = 0
+        subscription.place = IDLE
+    bus._ready.clear()
+    for call in tell:
+        call()
+    bus._log.write("loop.lost", "warning", cancelled=pending)
+
+
+def _reset_in_child() -> None:
+    """A forked child starts with empty buses: what was pending is the parent's to handle."""
+    running = current.get()
+    if running is not None and running.status is None:
+        # The fork was made in a handler. What the child publishes there is not nested.
+        current.set(None)
+    for bus in list(instances):
+        _forget_everything(bus)
+
+
+def _forget_everything(bus: Engine) -> None:
+    for subscription in bus._all_subscriptions():
+        for delivery in subscription._active or ():
+            delivery.status = "cancelled"
+        for name in COUNTS:
+            setattr(subscription, name, 0)
+        subscription.queue = subscription._active = subscription._due = subscription._line = None
+        subscription.running = 0
+        subscription.place = IDLE
+        subscription.full = False
+        if subscription.reader is not None:
+            subscription.reader._ended = True
+            _registration.leave(bus, subscription)
+    if bus._stepping is not None and bus._stepping.status is None:
+        bus._stepping.status = "cancelled"
+    bus._left.clear()
+    if bus._state is not State.CLOSED:
+        bus._state = State.OPEN
+    bus._barred = bus._state is State.CLOSED
+    bus._start_empty()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_reset_in_child)
+
+
+def check_other_thread(bus: Engine) -> asyncio.AbstractEventLoop:
+    """The loop to hand an event to, for a caller in another thread."""
+    loop = bus._loop
+    if bus._state is State.CLOSED or bus._state is State.CLOSING:
+        raise BusClosed(f"{bus.name} is closed: enter it again with 'async with bus'")
+    if loop is None or bus._state is not State.ENTERED:
+        raise BusClosed(
+            f"{bus.name} is not entered: publish_from_thread works while 'async with bus' runs"
+        )
+    if bus._thread == get_ident():
+        raise WrongLoop(
+            f"this is the thread of {bus.name}'s own event loop, which must not wait for itself: "
+            "call 'await bus.publish(...)' or bus.publish_nowait(...)"
+        )
+    return loop

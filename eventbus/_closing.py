@@ -1,0 +1,158 @@
+"""Closing a bus: drain, then cancel, then give up, each by its time.
+
+Made of callbacks, so that a cancelled ``aclose`` leaves no task behind: `drained` is called by the
+bus when nothing is pending any more, the others by the clock::
+
+    begin ──> drained ───────────────────────────────> finish
+      └─ grace is over ──> expire ──> drained ───────> finish
+                             └─ a second later ──> abandon ──> finish
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from eventbus import _admission, _ends, _registration
+from eventbus._state import COUNTS
+from eventbus.receipt import wake
+
+if TYPE_CHECKING:
+    from eventbus._delivery import Delivery
+    from eventbus._engine import Engine
+    from eventbus.clock import Timer
+
+__all__ = ["CloseReport"]
+
+LAST_SECOND = 1.0
+"""How long cancelled handlers have to end, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseReport:
+    """What became of the deliveries since the bus was entered (or last closed).
+
+    ``accepted == handled + failed + dropped + cancelled + unread + stored``.
+    """
+
+    accepted: int
+    handled: int
+    failed: int
+    dropped: int
+    cancelled: int
+    unread: int = 0
+    """In streams, for their readers to take after the close."""
+    stored: int = 0
+    """Left in the durable store for the next start."""
+    interrupted: Mapping[str, int] = field(default_factory=dict)
+    """By subscription: handlers that still ran when the grace period was over, and were cancelled."""
+    unstarted: Mapping[str, int] = field(default_factory=dict)
+    """By subscription: deliveries that were still queued then, and were cancelled."""
+    abandoned: tuple[str, ...] = ()
+    """Subscriptions of handlers that did not end within a second of being cancelled."""
+
+
+class Closing:
+    """One close, from its begin to its report."""
+
+    def __init__(self, bus: Engine, grace: float) -> None:
+        self.bus = bus
+        self.grace = grace
+        self.report: CloseReport | None = None
+        self.expired = False
+        self.waiters: list[asyncio.Future[None]] = []
+        self._timer: Timer | None = None
+        self._interrupted: Counter[str] = Counter()
+        self._unstarted: Counter[str] = Counter()
+        self._abandoned: list[str] = []
+
+    def begin(self) -> None:
+        """Refuse outsiders, and wait for what is pending."""
+        _admission.refuse_all(self.bus)
+        if self.bus._is_drained():
+            self.finish()
+        else:
+            self._timer = self.bus._clock.call_later(self.grace, self.expire)
+
+    def drained(self) -> None:
+        """Nothing is pending any more."""
+        if self.report is None:
+            self.finish()
+
+    def expire(self) -> None:
+        """The grace period is over, or nobody will wait for it: cancel what is left."""
+        if self.expired or self.report is not None:
+            return
+        self.expired = True
+        self._stop_timer()
+        for subscription in self.bus._all_subscriptions():
+            if subscription.reader is None and subscription.queue:
+                self._unstarted[subscription.name] += len(subscription.queue)
+                tell = _registration.cancel_queued(subscription)
+                self.bus._resume()
+                for call in tell:
+                    call()
+        for delivery in self._running():
+            self._interrupted[delivery.subscription] += 1
+            _ends.cancel_for_good(delivery)
+        if self.report is None:
+            if self.bus._is_drained():
+                self.finish()
+            else:
+                self._timer = self.bus._clock.call_later(LAST_SECOND, self.abandon)
+
+    def abandon(self) -> None:
+        """What has not ended by now is counted as cancelled and changes nothing when it ends."""
+        self._timer = None
+        for delivery in self._running():
+            self._abandoned.append(delivery.subscription)
+            _ends.end(delivery, "cancelled")
+        if self.report is None:
+            self.finish()
+
+    def finish(self) -> None:
+        """Write the report and wake who waits for it."""
+        self._stop_timer()
+        before, now = self.bus._totals_at_entry, self.bus._totals()
+        self.report = CloseReport(
+            **{name: now[name] - before[name] for name in COUNTS},
+            unread=self.bus._unread_in_streams(),
+            interrupted=dict(self._interrupted),
+            unstarted=dict(self._unstarted),
+            abandoned=tuple(self._abandoned),
+        )
+        self.bus._closed(self.report)
+        for waiter in self.waiters:
+            wake(waiter)
+
+    async def wait(self) -> CloseReport:
+        """Wait for the report. Cancelled, it hurries the close, sees it through, and then raises."""
+        cancelled: asyncio.CancelledError | None = None
+        while self.report is None:
+            future = asyncio.get_running_loop().create_future()
+            self.waiters.append(future)
+            try:
+                await future
+            except asyncio.CancelledError as error:
+                cancelled = error
+                self.expire()
+        if cancelled is not None:
+            raise cancelled
+        return self.report
+
+    def _running(self) -> list[Delivery]:
+        return [
+            delivery
+            for subscription in self.bus._all_subscriptions()
+            for delivery in subscription.running_deliveries()
+        ]
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+

@@ -1,0 +1,118 @@
+"""A delivery: one event on its way to one subscription, from its start to its end.
+
+A delivery is made when its handler starts, or when it ends without having run. Its ``status`` is
+None while it runs, retries included, and that is the one definition of "inside a handler": what
+a handler publishes is nested exactly as long as that. It holds its receipt only while it runs; an
+ended delivery that some task still remembers must not keep a whole cascade in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from eventbus._queues import Lane
+    from eventbus.clock import Timer
+    from eventbus.event import Event
+    from eventbus.receipt import Receipt
+    from eventbus.subscription import Subscription
+
+Status = Literal["handled", "failed", "dropped", "cancelled"]
+"""The four ends of a delivery."""
+
+
+class Delivery:
+    """One event on its way to one subscription."""
+
+    __slots__ = (
+        "attempt",
+        "ended",
+        "error",
+        "event",
+        "lane",
+        "owner",
+        "receipt",
+        "redelivered",
+        "result",
+        "started",
+        "status",
+        "work",
+    )
+
+    owner: Subscription
+    event: Event[Any]
+    receipt: Receipt
+    """The publication it belongs to. Deleted at the end."""
+    status: Status | None
+    attempt: int
+    """Counts from 1; 0 if its handler never ran."""
+    redelivered: bool
+    started: float
+    """When its first attempt began, by the bus's clock; when it ended, if it never ran."""
+    ended: float
+    result: Any
+    error: BaseException | None
+    lane: Lane | None
+    """The place among its key's deliveries; None without a key."""
+    work: Work | None
+    """What only a delivery needs that takes more than one step."""
+
+    @property
+    def subscription(self) -> str:
+        """The subscription's name."""
+        return self.owner.name
+
+    def working(self) -> Work:
+        """Its ``work``, made when it is first needed."""
+        if self.work is None:
+            self.work = Work()
+        return self.work
+
+    def __repr__(self) -> str:
+        return f"<Delivery of {self.event!r} to {self.owner.name!r}: {self.status or 'running'}>"
+
+
+class Work:
+    """What a delivery needs once its handler waits, is retried, or runs in a thread."""
+
+    __slots__ = ("began", "in_thread", "resume", "task", "timed_out", "timer", "unwanted", "waits")
+
+    def __init__(self) -> None:
+        self.began = 0.0
+        """When the attempt that runs began."""
+        self.task: asyncio.Task[Any] | None = None
+        """Runs the handler; None during the pause before a retry."""
+        self.timer: Timer | None = None
+        """The next of: time-out, warning that a handler does not end, end of a pause."""
+        self.resume: Callable[[], None] | None = None
+        """Set during the pause before a retry."""
+        self.timed_out = False
+        """The bus has cancelled the attempt because it took too long."""
+        self.unwanted = False
+        """The bus has cancelled the delivery because it is closing."""
+        self.in_thread = False
+        """The place is in the hands of a thread, and free only when that returns."""
+        self.waits: list[Wait] = []
+        """What the handler waits for right now, as far as the bus can see."""
+
+    def stop_timer(self) -> None:
+        """Cancel the timer, if one is set."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class Wait:
+    """One thing that a handler waits for: the ends of an event's deliveries, or of all of a bus."""
+
+    __slots__ = ("bus", "cascade", "receipt")
+
+    def __init__(
+        self, *, receipt: Receipt | None = None, cascade: bool = False, bus: Any = None
+    ) -> None:
+        self.receipt = receipt
+        self.cascade = cascade
+        self.bus = bus

@@ -1,0 +1,340 @@
+"""How attempts and deliveries end. Every end of every delivery is written here, or in the
+unrolled copy of `handled` in the pump.
+
+An attempt returns, raises, is cancelled or takes too long; what that means for its delivery is
+decided by `attempt_failed`: another attempt after a pause, or the end. `end` does the accounts, in
+this order: the delivery's own fields, the sums of its subscription, its place, its receipt. Only
+then is anybody told, because what listens may call back into the bus.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from eventbus._delivery import Delivery, Status
+from eventbus._queues import KeyedQueue
+from eventbus.dead_letters import DeadLetter
+from eventbus.errors import HandlerTimeout
+from eventbus.receipt import outcome_of
+from eventbus.subscription import GONE
+
+if TYPE_CHECKING:
+    from eventbus._queues import Lane
+    from eventbus.event import Event
+    from eventbus.receipt import Receipt
+    from eventbus.subscription import Subscription
+
+STUBBORN_SECONDS = 1.0
+"""How long a cancelled handler may go on before the log names it."""
+
+
+def new_delivery(subscription: Subscription, receipt: Receipt, lane: Lane | None) -> Delivery:
+    """A delivery that is about to run its first attempt."""
+    delivery = Delivery()
+    delivery.owner = subscription
+    delivery.receipt = receipt
+    delivery.event = receipt.event
+    delivery.redelivered = receipt._redelivered
+    delivery.status = delivery.result = delivery.error = delivery.work = None
+    delivery.lane = lane
+    delivery.attempt = 1
+    return delivery
+
+
+def typed_event(delivery: Delivery) -> Event[Any]:
+    """The event as the handler's annotation asks for it.
+
+    Raises ``PayloadError`` if the data does not fit.
+    """
+    payload = delivery.owner.payload
+    if payload is None:
+        return delivery.event
+    data = payload.validate(delivery.event.data, f"{delivery.event!r} for {delivery.owner.name}")
+    return delivery.event if data is delivery.event.data else delivery.event.with_data(data)
+
+
+# A handler that waits.
+
+
+def began_to_wait(delivery: Delivery) -> None:
+    """The handler did not end in its first step: from now on its delivery has a place."""
+    work = delivery.working()
+    if delivery.attempt == 1:
+        work.began = delivery.started
+    delivery.owner.keep(delivery)
+
+
+def start_timeout(delivery: Delivery) -> None:
+    """Begin to count the time of an attempt, from where it started."""
+    bus = delivery.owner.bus
+    timeout = delivery.owner._options.timeout
+    if timeout is not None:
+        work = delivery.working()
+        left = work.began + timeout - bus._clock.monotonic()
+        work.timer = bus._clock.call_later(max(left, 0), lambda: _time_out(delivery))
+
+
+def _time_out(delivery: Delivery) -> None:
+    work = delivery.work
+    assert work is not None
+    work.timer = None
+    if work.in_thread:
+        work.timed_out = True
+        if _pause_before_next(delivery, timeout_error(delivery)) is None:
+            _end_as_failed(delivery, timeout_error(delivery))
+        _watch(delivery)
+    elif work.task is not None and not work.task.done():
+        work.timed_out = True
+        _cancel(delivery)
+
+
+def cancel_for_good(delivery: Delivery) -> None:
+    """The bus is closing and will not wait for this one any longer."""
+    work = delivery.working()
+    work.unwanted = True
+    if work.in_thread:
+        end(delivery, "cancelled")
+    elif work.resume is not None:
+        _end_as_failed(delivery, delivery.error)
+    elif work.task is not None:
+        _cancel(delivery)
+
+
+def _cancel(delivery: Delivery) -> None:
+    """Cancel a handler, and name it in the log if that does not end it."""
+    work = delivery.working()
+    assert work.task is not None
+    work.task.cancel()
+    _watch(delivery)
+
+
+def _watch(delivery: Delivery) -> None:
+    work = delivery.working()
+    bus = delivery.owner.bus
+
+    def still_there() -> None:
+        work.timer = None
+        bus._log.handler_stubborn(delivery, STUBBORN_SECONDS)
+
+    work.stop_timer()
+    work.timer = bus._clock.call_later(STUBBORN_SECONDS, still_there)
+
+
+# The end of an attempt.
+
+
+def handled(delivery: Delivery) -> None:
+    """The handler returned."""
+    end(delivery, "handled")
+
+
+def attempt_failed(
+    delivery: Delivery, *, again: bool = True, task: asyncio.Task[Any] | None = None
+) -> BaseException:
+    """The handler raised: pause and try again, or end the delivery. Returns what it raised.
+
+    ``task`` is its own, if it had one. With ``again`` false there is no other attempt.
+    """
+    error = delivery.error
+    assert error is not None
+    if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+        # The first frame is the bus's own, and it would tie the error to the delivery in a cycle.
+        error.__traceback__ = error.__traceback__.tb_next
+    if delivery.status is not None:
+        return error  # given up before: it changes nothing any more
+    work = delivery.work
+    if work is not None:
+        work.stop_timer()
+        work.task = None
+    if isinstance(error, asyncio.CancelledError):
+        requested = task is not None and task.cancelling() > 0
+        if work is None or not work.timed_out or (task is not None and task.uncancel() > 0):
+            delivery.error = None
+            end(delivery, "cancelled", rest=requested and not (work and work.unwanted))
+            return error
+        delivery.error = timeout_error(delivery)
+        delivery.error.__cause__ = error
+    pause = _pause_before_next(delivery, delivery.error or error) if again else None
+    if pause is None:
+        _end_as_failed(delivery, delivery.error)
+    else:
+        _pause(delivery, pause)
+    return error
+
+
+def leave_the_loop(error: BaseException) -> None:
+    """Let the two exceptions that end programs go where asyncio lets them go."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+
+
+def destroyed(delivery: Delivery) -> None:
+    """The task of a handler was destroyed, usually because its loop was closed."""
+    if delivery.status is None:
+        delivery.error = None
+        end(delivery, "cancelled", rest=True)
+
+
+def timeout_error(delivery: Delivery) -> HandlerTimeout:
+    owner = delivery.owner
+    return HandlerTimeout(
+        f"{owner.name} took longer than timeout={owner._options.timeout} s (attempt {delivery.attempt})"
+    )
+
+
+def _end_as_failed(delivery: Delivery, error: BaseException | None) -> None:
+    delivery.error = error
+    rest = isinstance(error, KeyboardInterrupt | SystemExit)
+    end(delivery, "failed", rest=rest)
+
+
+# Another attempt.
+
+
+def _pause_before_next(delivery: Delivery, error: BaseException) -> float | None:
+    """Seconds until the next attempt; None if there is none."""
+    owner = delivery.owner
+    retry = owner._options.retry
+    unwanted = delivery.work is not None and delivery.work.unwanted
+    if retry is None or owner.standing == GONE or unwanted or not isinstance(error, Exception):
+        return None
+    try:
+        return retry.delay(delivery.attempt, error, random=owner.bus._random)
+    except Exception as broken:  # the policy may be the application's own
+        error.add_note(f"its Retry raised {broken!r}, so there was no other attempt")
+        return None
+
+
+def _pause(delivery: Delivery, seconds: float) -> None:
+    """Keep the place, and come back for the next attempt."""
+    owner = delivery.owner
+    bus = owner.bus
+    work = delivery.working()
+    work.timed_out = False
+    owner.keep(delivery)
+
+    def resume() -> None:
+        work.timer = work.resume = None
+        if owner._due is None:
+            owner._due = deque()
+        owner._due.append(delivery)
+        bus._find_place(owner)
+        bus._start_pump()
+
+    work.resume = resume
+    work.timer = bus._clock.call_later(seconds, resume)
+    bus._log.delivery_retrying(delivery, seconds)
+
+
+# The end of a delivery.
+
+
+def end(delivery: Delivery, status: Status, *, rest: bool = False) -> None:
+    """End a delivery, once. ``rest`` lets the loop breathe before other handlers start."""
+    if delivery.status is None:
+        receipt = delivery.receipt
+        _account(delivery, status, rest=rest)
+        _tell(delivery, receipt)
+
+
+def _account(delivery: Delivery, status: Status, *, rest: bool = False) -> None:
+    owner = delivery.owner
+    bus = owner.bus
+    receipt = delivery.receipt
+    delivery.status = status
+    delivery.ended = bus._clock.monotonic()
+    del delivery.receipt
+    _count(owner, status)
+    work = delivery.work
+    if work is not None:
+        work.stop_timer()
+    if work is None or not work.in_thread:
+        give_back_place(delivery)
+    elif owner._active is not None:
+        del owner._active[delivery]  # not pending any more; its place goes with the thread
+        bus._stuck_threads += 1
+        bus._find_place(owner)
+    receipt._ended.append(delivery)
+    if len(receipt._ended) == receipt._total:
+        bus._finish(receipt)
+    bus._resume(rest=rest)
+
+
+def end_quietly(delivery: Delivery, status: Status) -> Callable[[], None]:
+    """End a delivery; the caller calls what is returned once its own accounts are right."""
+    receipt = delivery.receipt
+    _account(delivery, status)
+    return partial(_tell, delivery, receipt)
+
+
+def end_unstarted(
+    subscription: Subscription,
+    receipt: Receipt,
+    status: Status,
+    error: BaseException | None = None,
+) -> Callable[[], None]:
+    """End a delivery whose handler never ran: dropped, cancelled, or failed in a predicate.
+
+    Returns what tells of it. The caller calls that once all of its own accounts are right.
+    """
+    bus = subscription.bus
+    if subscription.reader is not None:  # no receipt waits for readers
+        _count(subscription, status)
+        bus._unread(receipt)
+        if error is None:
+            return _nothing
+        return partial(_remember, subscription, receipt.event, error, 0)
+    delivery = new_delivery(subscription, receipt, None)
+    delivery.attempt = 0
+    delivery.started = bus._clock.monotonic()
+    delivery.error = error
+    _account(delivery, status)
+    return partial(_tell, delivery, receipt)
+
+
+def _nothing() -> None:
+    """There is nothing to tell."""
+
+
+def give_back_place(delivery: Delivery) -> None:
+    """The handler has really ended: its lane and its place are free for the next."""
+    owner = delivery.owner
+    lane, delivery.lane = delivery.lane, None
+    if lane is not None and isinstance(owner.queue, KeyedQueue):
+        owner.queue.release(lane)
+    if owner.is_kept(delivery):
+        assert owner._active is not None
+        del owner._active[delivery]
+        owner.running -= 1
+    elif delivery.work is not None and delivery.work.in_thread:
+        owner.running -= 1
+    owner.bus._find_place(owner)
+
+
+def _count(subscription: Subscription, status: Status) -> None:
+    setattr(subscription, status, getattr(subscription, status) + 1)
+
+
+def _tell(delivery: Delivery, receipt: Receipt) -> None:
+    """The log, the dead letters and the observers, once the accounts are right."""
+    bus = delivery.owner.bus
+    if delivery.status == "failed":
+        assert delivery.error is not None
+        _remember(delivery.owner, delivery.event, delivery.error, delivery.attempt)
+    elif delivery.status == "cancelled":
+        bus._log.delivery_cancelled(delivery)
+    if bus._observers:
+        outcome = outcome_of(delivery, receipt._accepted_at)
+        for observer in bus._observers:
+            bus._observe(observer.delivery_ended, delivery.event, outcome)
+
+
+def _remember(owner: Subscription, event: Any, error: BaseException, attempts: int) -> None:
+    bus = owner.bus
+    letter = DeadLetter(event, owner.name, error, attempts, bus._clock.time())
+    bus.dead_letters._add(letter)
+    bus._log.delivery_failed(owner, event, error, attempts)

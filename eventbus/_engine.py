@@ -1,0 +1,336 @@
+"""The working parts of a bus: its line of ready subscriptions, its pumps, its accounts.
+
+`EventBus` adds to this what applications call. The modules beside it (`_registration`,
+`_admission`, `_pump`, `_ends`, `_binding`, `_closing`) each do one thing to an engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Final
+
+from eventbus import _admission, _binding, _registration
+from eventbus._index import Index
+from eventbus._invariants import DEBUG, check
+from eventbus._names import Names
+from eventbus._pump import PumpTask
+from eventbus._state import COUNTS, State, instances
+from eventbus.dead_letters import DeadLetters
+from eventbus.errors import BusClosed
+from eventbus.instrumentation import Hook, Log, observers
+from eventbus.receipt import Receipt, finish, give_back_charge, wake
+from eventbus.subscription import HELD, IDLE, LISTENING, READY, SATURATED, Subscription
+
+if TYPE_CHECKING:
+    from eventbus._admission import Ticket
+    from eventbus._closing import Closing, CloseReport
+    from eventbus._delivery import Delivery
+    from eventbus._threads import ThreadLimit
+    from eventbus.catalog import Catalog
+    from eventbus.clock import Clock, Timer
+    from eventbus.stream import EventStream
+
+MOST_PUMPS: Final = 32
+"""Pumps that are scheduled at once; handlers that wait are not counted."""
+REST_SECONDS: Final = 0.01
+"""The pause after a cancellation from outside, in case the loop is being closed."""
+
+
+class Engine:
+    """The state of one bus and the steps that every delivery takes through it."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        source: str,
+        catalog: Catalog | None,
+        strict: bool,
+        clock: Clock,
+        hooks: Iterable[Hook],
+        dead_letters: int,
+        cascade_limit: int,
+        cascade_depth: int,
+        threads: int,
+    ) -> None:
+        self.name = name
+        self.dead_letters = DeadLetters(dead_letters)
+        """Deliveries that failed for good, oldest first."""
+        self._source = source
+        self._catalog = catalog
+        self._strict = strict
+        self._clock = clock
+        self._random = random.random
+        self._cascade_limit = cascade_limit
+        self._cascade_depth = cascade_depth
+        self._threads = threads
+
+        hooks = tuple(hooks)
+        self._log = Log(name, hooks)
+        self._observe = self._log.call
+        self._accept_observers = observers(hooks, "accepted")
+        self._observers = observers(hooks, "attempt_started", "attempt_ended", "delivery_ended")
+
+        self._index: Index[Subscription] = Index()
+        self._names = Names()
+        self._numbers = 0
+        self._warned: set[str] = set()
+        self._left: dict[Subscription, None] = {}
+        """Subscriptions out of the index that still have something pending."""
+        self._state = State.OPEN
+        self._barred = False
+        """Somebody may not publish: `_refuse` knows who."""
+        self._last_report: CloseReport | None = None
+        self._last_loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+        self._start_empty()
+        instances.add(self)
+
+    def _start_empty(self) -> None:
+        """Nothing pending, no loop."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._thread_limit: ThreadLimit | None = None
+        self._stuck_threads = 0
+        """Threads at work for deliveries that have ended. They still have their places."""
+        self._wall = 0.0
+        """What to add to the monotonic clock's time to get UNIX time, in seconds."""
+        self._pump_context = Context()
+        self._ready: deque[Subscription] = deque()
+        self._pumps = 0
+        """Pumps that are scheduled, or that a timer will start after a rest."""
+        self._open = 0
+        """Publications with deliveries that have not ended."""
+        self._full = 0
+        """Subscriptions whose queue has reached its capacity."""
+        self._unturned = 0
+        """Events accepted since the loop last had a turn, as far as the bus knows."""
+        self._stepping: Delivery | None = None
+        """The delivery whose handler a pump is stepping through right now."""
+        self._judging: Subscription | None = None
+        """The subscription whose predicate is being asked right now."""
+        self._settlers: list[asyncio.Future[None]] = []
+        self._events = 0
+        self._unhandled = 0
+        self._totals_at_entry = dict.fromkeys(COUNTS, 0)
+        self._retired: dict[str, int] = dict.fromkeys(COUNTS, 0)
+        """The sums of subscriptions that have left."""
+        self._streams: dict[EventStream[Any], None] = {}
+        self._closing: Closing | None = None
+        self._tickets: dict[int, Ticket] = {}
+        """Publications that wait for room, in order of arrival."""
+        self._room_timer: Timer | None = None
+
+    # The line of ready subscriptions, and the pumps that take it.
+
+    def _start_pump(self) -> None:
+        """Make sure that somebody takes what is ready."""
+        if self._ready and not self._pumps and self._loop is not None:
+            self._pumps = 1
+            PumpTask(self, self._loop)
+
+    def _pump_ended(self, *, rest: bool = False, spread: bool = False) -> None:
+        """A pump gives back its place: it is through, or never began, or has become a handler's task.
+
+        ``spread`` starts up to two others: a handler waits, and what is ready should not.
+        """
+        self._pumps -= 1
+        self._unturned = 0
+        if spread and self._ready:
+            assert self._loop is not None
+            wanted = len(self._ready)
+            if wanted == 1:
+                wanted = len(self._ready[0].queue or ()) + len(self._ready[0]._due or ())
+            for _ in range(min(2, wanted - self._pumps, MOST_PUMPS - self._pumps)):
+                self._pumps += 1
+                PumpTask(self, self._loop)
+        self._resume(rest=rest)
+
+    def _resume(self, *, rest: bool = False) -> None:
+        """Something has ended: go on with what is ready, or notice that nothing is left.
+
+        ``rest`` waits for a moment before it goes on.
+        """
+        if not self._pumps:
+            if self._ready:
+                if rest:
+                    self._rest()
+                else:
+                    self._start_pump()
+            elif not self._open:
+                self._fell_quiet()
+        if DEBUG and self._loop is not None:
+            check(self)
+
+    def _rest(self) -> None:
+        """Go on in a moment. The place of the pump to come is taken from now on."""
+        if self._loop is None or self._loop.is_closed():
+            return
+        self._pumps = 1
+        loop = self._loop
+
+        def wake_up() -> None:
+            if self._loop is loop:
+                self._pump_ended()
+
+        # The loop's own timer, whatever the bus's clock: a loop that is being closed must not get to it.
+        loop.call_later(REST_SECONDS, wake_up)
+
+    def _fell_quiet(self) -> None:
+        """No pump, nothing open: wake who waited for that, and let go of the loop."""
+        settlers, self._settlers = self._settlers, []
+        for settler in settlers:
+            wake(settler)
+        if self._closing is not None:
+            self._closing.drained()
+        if not self._is_busy():
+            self._loop = None
+
+    # Publications and places.
+
+    def _finish(self, receipt: Receipt) -> None:
+        """The last delivery of a publication has ended."""
+        self._open -= 1
+        finish(receipt)
+
+    def _unread(self, receipt: Receipt) -> None:
+        """A stream is through with an event: read, dropped or left."""
+        receipt._unread -= 1
+        if not receipt._unread and receipt.done and receipt._root is not None:
+            give_back_charge(receipt)
+
+    def _find_place(self, subscription: Subscription) -> None:
+        """Put a subscription where it belongs, unless a pump or the line has it."""
+        if subscription.standing != LISTENING:
+            _registration.retire(self, subscription)
+        if subscription.place == READY or subscription.place == HELD:
+            return
+        if subscription.has_work():
+            subscription.place = READY
+            self._ready.append(subscription)
+        elif subscription.running >= subscription.concurrency:
+            subscription.place = SATURATED
+        else:
+            subscription.place = IDLE
+
+    def _mark_full(self, subscription: Subscription) -> None:
+        """Its queue has reached its capacity."""
+        if not subscription.full:
+            subscription.full = True
+            self._full += 1
+
+    def _make_room(self, subscription: Subscription) -> None:
+        """An event was taken from a queue that was full: serve who waits for that."""
+        if len(subscription.queue or ()) < subscription.capacity:
+            self._clear_full(subscription)
+            if subscription._line:
+                _admission.serve_line(self, subscription)
+
+    def _clear_full(self, subscription: Subscription) -> None:
+        if subscription.full:
+            subscription.full = False
+            self._full -= 1
+
+    # Shortcuts for modules that this one imports, and which so cannot import those below.
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        return _binding.bind(self)
+
+    def _leave(self, subscription: Subscription) -> None:
+        _registration.leave(self, subscription)
+
+    def _unsubscribe(self, subscription: Subscription) -> None:
+        _registration.unsubscribe(self, subscription)
+
+    # Who may publish.
+
+    def _refuse(self, inside: object) -> None:
+        _registration.refuse_in_predicate(self, "publish")
+        if self._state is State.CLOSED:
+            raise BusClosed(f"{self.name} is closed: enter it again with 'async with bus'")
+        if self._state is State.CLOSING:
+            assert self._closing is not None
+            if inside is None or self._closing.expired:
+                raise BusClosed(f"{self.name} is closing, and accepts nothing new")
+
+    def _refuse_outsiders(self) -> None:
+        if self._barred:
+            self._refuse(None)
+
+    # Questions.
+
+    def _is_drained(self) -> bool:
+        return not self._open and not self._pumps
+
+    def _is_busy(self) -> bool:
+        return bool(
+            self._open
+            or self._pumps
+            or self._tickets
+            or self._settlers
+            or self._streams
+            or self._state is State.ENTERED
+            or self._state is State.CLOSING
+        )
+
+    def _closed(self, report: CloseReport) -> None:
+        """Called by the close, once it is through."""
+        self._closing = None
+        self._state = State.CLOSED
+        self._barred = True
+        self._last_report = report
+        self._totals_at_entry = self._totals()
+        for stream in list(self._streams):
+            stream._end()
+        self._log.write(
+            "bus.closed",
+            "info",
+            handled=report.handled,
+            failed=report.failed,
+            dropped=report.dropped,
+            cancelled=report.cancelled,
+        )
+        if report.interrupted or report.unstarted or report.abandoned:
+            self._log.write(
+                "bus.interrupted",
+                "warning",
+                interrupted=dict(report.interrupted),
+                unstarted=dict(report.unstarted),
+                abandoned=list(report.abandoned),
+            )
+        if not self._is_busy():
+            self._loop = None
+
+    def _all_subscriptions(self) -> list[Subscription]:
+        """Those that get new events, and those that have left and have something pending."""
+        return [*self._index.subscriptions(), *(each for each in list(self._left) if not each.active)]
+
+    def _totals(self) -> dict[str, int]:
+        everybody = self._all_subscriptions()
+        return {
+            name: self._retired[name] + sum(getattr(each, name) for each in everybody)
+            for name in COUNTS
+        }
+
+    def _pending(self) -> int:
+        return sum(subscription.pending for subscription in self._all_subscriptions())
+
+    def _unread_in_streams(self) -> int:
+        return sum(each.pending for each in self._all_subscriptions() if each.reader is not None)
+
+    def _pending_deliveries(self) -> Iterator[tuple[Subscription, Receipt, Delivery | None]]:
+        """All that has not ended: queued ones without a delivery, running ones with it."""
+        for subscription in self._all_subscriptions():
+            if subscription.reader is None:
+                for receipt in subscription.queue or ():
+                    yield subscription, receipt, None
+                for delivery in subscription.running_deliveries():
+                    yield subscription, delivery.receipt, delivery
+
+    def _neighbours(self) -> set[Engine]:
+        """The buses that are busy on the same loop: a cascade may run through all of them."""
+        return {other for other in list(instances) if other._loop is self._loop}

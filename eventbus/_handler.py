@@ -1,0 +1,174 @@
+"""What a callable is, looked at once, when it subscribes.
+
+The answers (is it a coroutine function, does it take one event, which payload does its annotation
+ask for, where was it written) cost microseconds; an event has no time for them. What cannot work
+is refused here, at the call that registers it, and not at three in the morning at the first event.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from eventbus._payload import Payload
+from eventbus.errors import HandlerError
+from eventbus.event import Event
+
+
+class Handler(NamedTuple):
+    """A callable and what its looks say."""
+
+    call: Callable[[Event[Any]], Any]
+    is_async: bool
+    payload: Payload | None
+
+
+def inspect_handler(handler: object) -> Handler:
+    """Look at a callable.
+
+    Raises ``TypeError`` for what is no callable and ``HandlerError`` for a callable that cannot
+    handle an event; both say how to mend it.
+    """
+    if not callable(handler):
+        raise TypeError(
+            f"handler={handler!r} is not callable: pass a function that takes the event"
+        )
+    function = _function_of(handler)
+    name = describe_callable(handler)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise HandlerError(
+            f"handler {name} is a generator function, which runs nothing when it is called: "
+            "remove the 'yield', or read events with 'async with bus.stream(...)'"
+        )
+    parameter = _event_parameter(handler, function, name)
+    model = None if parameter is None else _model_of(parameter.annotation, function, name)
+    return Handler(handler, inspect.iscoroutinefunction(function), Payload.of(model))
+
+
+def describe_callable(handler: object) -> str:
+    """The qualified name that a reader of the source would look for."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    name = getattr(handler, "__qualname__", None)
+    if isinstance(name, str):
+        return name
+    return type(handler).__qualname__
+
+
+def locate_callable(handler: object) -> str:
+    """``file:line`` of the handler's source, or the module of a callable without Python source."""
+    function = inspect.unwrap(typing.cast("Callable[..., Any]", _function_of(handler)))
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return str(getattr(function, "__module__", None) or type(function).__module__)
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _function_of(handler: object) -> object:
+    """The function behind partials, bound methods and objects with ``__call__``."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if isinstance(handler, types.MethodType):
+        return handler.__func__
+    if inspect.isroutine(handler) or isinstance(handler, type):
+        return handler
+    call = type(handler).__call__  # type: ignore[operator]  # the caller has checked callable()
+    return call if inspect.isroutine(call) else handler
+
+
+def _event_parameter(handler: Any, function: Any, name: str) -> inspect.Parameter | None:
+    """The parameter that the event goes to; None if a builtin does not tell."""
+    try:
+        signature = inspect.signature(handler)
+    except (ValueError, TypeError):
+        return None
+    parameters = list(signature.parameters.values())
+    if _is_unbound_method(handler, function, parameters):
+        raise HandlerError(
+            f"handler {name} is a method without its object: "
+            "pass the method of an instance, for example Billing().on_paid"
+        )
+    try:
+        bound = signature.bind(Event)
+    except TypeError as error:
+        raise HandlerError(
+            f"handler {name}{signature} cannot be called with one event ({error}): "
+            "give it exactly one required parameter, the event"
+        ) from None
+    taken = next(iter(bound.arguments))
+    return signature.parameters[taken]
+
+
+def _is_unbound_method(handler: Any, function: Any, parameters: list[inspect.Parameter]) -> bool:
+    if handler is not function or not isinstance(function, types.FunctionType) or not parameters:
+        return False
+    owner = function.__qualname__.rpartition(".")[0]
+    in_a_class = bool(owner) and not owner.endswith("<locals>")
+    return in_a_class and parameters[0].name in ("self", "cls")
+
+
+def _model_of(annotation: Any, function: Any, name: str) -> Any:
+    """The payload type that an annotation asks for; None for an event of any payload."""
+    if isinstance(annotation, str):
+        if annotation.strip("'\"").rpartition(".")[2] == "Event":
+            return None  # a bare Event, perhaps imported under TYPE_CHECKING only
+        annotation = _resolve(annotation, function, name)
+    members = [_unwrap(member) for member in _members(_unwrap(annotation))]
+    if any(member in (inspect.Parameter.empty, Any, object, Event) for member in members):
+        return None
+    if not all(typing.get_origin(member) is Event for member in members):
+        raise HandlerError(
+            f"handler {name} is annotated with {_show(annotation)}, and it gets an event: annotate "
+            f"its parameter with Event, or with Event[{_show(annotation)}] to get that as event.data"
+        )
+    models = [typing.get_args(member)[0] for member in members]
+    if any(model is Any or isinstance(model, typing.TypeVar) for model in models):
+        return None
+    return functools.reduce(lambda left, right: typing.Union[left, right], models)  # noqa: UP007 - the types are known only at run time
+
+
+def _resolve(annotation: str, function: Any, name: str) -> Any:
+    """What a string annotation means where the function was written."""
+    source = inspect.unwrap(function)
+    names = dict(getattr(source, "__globals__", {}))
+    names.update(_closure_of(source))
+    try:
+        resolved = eval(annotation, names)  # noqa: S307 - the annotation is the application's own source
+        return eval(resolved, names) if isinstance(resolved, str) else resolved  # noqa: S307 - likewise
+    except Exception as error:
+        raise HandlerError(
+            f"handler {name} is annotated with {annotation!r}, which cannot be resolved ({error}): "
+            "import the payload type at run time and define it at module level, "
+            "or annotate the parameter with a bare Event"
+        ) from None
+
+
+def _closure_of(function: Any) -> dict[str, Any]:
+    code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None)
+    found = {}
+    for name, cell in zip(code.co_freevars if code else (), cells or (), strict=False):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # not filled yet: the name is not known yet either
+            continue
+    return found
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _unwrap(annotation: Any) -> Any:
+    if typing.get_origin(annotation) is typing.Annotated:
+        return typing.get_args(annotation)[0]
+    return annotation
+
+
+def _show(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)

@@ -1,0 +1,186 @@
+"""How subscriptions come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from sys import _getframe
+from types import CodeType
+from typing import TYPE_CHECKING, Any, Final
+
+from eventbus import _admission, _ends
+from eventbus._handler import Handler, describe_callable, inspect_handler
+from eventbus._payload import Payload
+from eventbus.errors import OptionError, ReentrantCall, UnmatchedPattern
+from eventbus.subscription import (
+    DEFAULTS,
+    GONE,
+    LEAVING,
+    LISTENING,
+    Options,
+    Subscription,
+    SubscriptionOptions,
+)
+from eventbus.topics import Topic, check_pattern
+
+if TYPE_CHECKING:
+    from eventbus._engine import Engine
+    from eventbus.receipt import Receipt
+    from eventbus.stream import EventStream
+
+MOST_WARNINGS: Final = 1000
+"""About how many different names a bus warns that the catalogue does not have them."""
+
+_READING: Final = Handler(lambda event: None, is_async=False, payload=None)
+"""Stands for the handler of a stream, which has none."""
+
+
+def subscribe(
+    bus: Engine,
+    handler: object,
+    patterns: tuple[str | Topic[Any], ...],
+    options: SubscriptionOptions,
+    reader: EventStream[Any] | None = None,
+) -> Subscription:
+    """Check all that can be known now, and add the subscription to the index."""
+    refuse_in_predicate(bus, "subscribe")
+    names = check_patterns(patterns)
+    looked_at = _READING if reader is not None else inspect_handler(handler)
+    chosen = check_options(options)
+    if chosen.thread and looked_at.is_async:
+        raise OptionError(
+            "thread=True is for def handlers, and this one is async def: leave thread out"
+        )
+    if looked_at.payload is None:
+        looked_at = looked_at._replace(payload=_common_payload(patterns))
+    base = describe_callable(handler) if reader is None else "stream"
+    for pattern in names:
+        _check_known(bus, pattern, chosen.name or base)
+    name = bus._names.take(chosen.name, base)
+    subscription = Subscription(
+        bus, bus._numbers, names, looked_at, chosen, name, _caller(), reader
+    )
+    bus._numbers += 1
+    bus._index.add(subscription, names)
+    return subscription
+
+
+def unsubscribe(bus: Engine, subscription: Subscription) -> None:
+    """Take a subscription off the bus, with all that it has not begun."""
+    refuse_in_predicate(bus, "unsubscribe")
+    if subscription.standing == GONE:
+        return
+    leave(bus, subscription)
+    subscription.standing = GONE
+    tell = cancel_queued(subscription)
+    for delivery in list(subscription.running_deliveries()):
+        work = delivery.work
+        if work is not None and (work.resume is not None or delivery in (subscription._due or ())):
+            tell.append(_ends.end_quietly(delivery, "failed"))
+    if subscription._due:
+        subscription._due.clear()
+    _admission.serve_line(bus, subscription)
+    bus._find_place(subscription)
+    bus._resume()
+    for call in tell:
+        call()
+
+
+def leave(bus: Engine, subscription: Subscription) -> None:
+    """Out of the index: no new events, but what it has it handles."""
+    if subscription.standing == LISTENING:
+        subscription.standing = LEAVING
+        bus._index.remove(subscription, subscription.patterns)
+        bus._names.give_back(subscription._base_name, subscription._suffix)
+        bus._left[subscription] = None
+
+
+def retire(bus: Engine, subscription: Subscription) -> None:
+    """Keep the sums of a subscription that has left, once nothing of it is pending any more."""
+    if subscription in bus._left and not subscription.pending:
+        del bus._left[subscription]
+        for name in bus._retired:
+            bus._retired[name] += getattr(subscription, name)
+
+
+def cancel_queued(subscription: Subscription) -> list[Callable[[], None]]:
+    """End as cancelled what is queued. Returns what tells of it."""
+    receipts: list[Receipt] = list(subscription.queue or ())
+    while subscription.queue:
+        subscription.queue.popleft()
+    subscription.bus._clear_full(subscription)
+    return [_ends.end_unstarted(subscription, receipt, "cancelled") for receipt in receipts]
+
+
+def refuse_in_predicate(bus: Engine, verb: str) -> None:
+    """Raise ``ReentrantCall`` if a predicate is being asked right now."""
+    if bus._judging is not None:
+        raise ReentrantCall(
+            f"a 'where' or 'key' of {bus._judging.name} tried to {verb}: "
+            "predicates only look at the event"
+        )
+
+
+# What is checked.
+
+
+def check_patterns(patterns: tuple[str | Topic[Any], ...]) -> tuple[str, ...]:
+    """The patterns as strings, each once; ``**`` for none."""
+    names = [p.name if isinstance(p, Topic) else check_pattern(p) for p in patterns]
+    return tuple(dict.fromkeys(names)) or _EVERYTHING
+
+
+_EVERYTHING: Final = ("**",)
+
+
+def check_options(options: SubscriptionOptions) -> Options:
+    """The options with their defaults. Raises ``OptionError``, and ``TypeError`` for unknown ones."""
+    if not options:
+        return DEFAULTS
+    known = SubscriptionOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise TypeError(f"unknown option {name!r}; the options are {', '.join(sorted(known))}")
+    return Options(**options)
+
+
+def _check_known(bus: Engine, pattern: str, subscription: str) -> None:
+    catalog = bus._catalog
+    if catalog is None or catalog.can_match(pattern):
+        return
+    suggestion = catalog.did_you_mean(pattern)
+    if bus._strict:
+        raise UnmatchedPattern(
+            f"no topic of the catalogue matches the pattern {pattern!r}.{suggestion}"
+        )
+    warn_once(
+        bus,
+        "pattern.unmatched",
+        pattern,
+        pattern=pattern,
+        subscription=subscription,
+        suggestion=suggestion.strip(),
+    )
+
+
+def warn_once(bus: Engine, log_name: str, name: str, **fields: Any) -> None:
+    """One warning per name, for a bounded number of names."""
+    if name not in bus._warned and len(bus._warned) < MOST_WARNINGS:
+        bus._warned.add(name)
+        bus._log.write(log_name, "warning", **fields)
+
+
+def _common_payload(patterns: tuple[str | Topic[Any], ...]) -> Payload | None:
+    """What handlers of typed topics get if they do not say it themselves: the topics' one model."""
+    topics = [pattern for pattern in patterns if isinstance(pattern, Topic)]
+    models = {id(topic.model): topic.model for topic in topics}
+    if len(models) != 1 or len(topics) != len(patterns):
+        return None
+    return Payload.of(next(iter(models.values())))
+
+
+def _caller() -> tuple[CodeType, int]:
+    """Where the application called: its code object and the line."""
+    frame = _getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("eventbus."):
+        frame = frame.f_back
+    return frame.f_code, frame.f_lineno

@@ -1,0 +1,25 @@
+"""Where a bus is in its life, and what is counted there."""
+
+from __future__ import annotations
+
+import enum
+import weakref
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from eventbus._engine import Engine
+
+COUNTS: Final = ("accepted", "handled", "failed", "dropped", "cancelled")
+"""The sums that every subscription keeps. Deliveries that have not ended are in none but the first."""
+
+instances: weakref.WeakSet[Engine] = weakref.WeakSet()
+"""Every bus of this process."""
+
+
+class State(enum.Enum):
+    """Where a bus is in its life: open → entered → closing → closed → entered → …"""
+
+    OPEN = "open"
+    ENTERED = "entered"
+    CLOSING = "closing"
+    CLOSED = "closed"

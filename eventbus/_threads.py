@@ -1,0 +1,142 @@
+"""Runs ``def`` handlers in worker threads, anyio's, at most ``threads`` at once per bus.
+
+A thread cannot be cancelled. A delivery that is timed out or cancelled ends at once all the same;
+its place, its key and its thread are given back only when the thread returns, so that order and
+``concurrency`` hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio import to_thread
+
+from eventbus import _ends
+from eventbus.errors import PayloadError
+from eventbus.event import current
+
+if TYPE_CHECKING:
+    from eventbus._delivery import Delivery
+
+
+def start(delivery: Delivery, context: Context) -> None:
+    """Begin an attempt. The delivery keeps its place until the thread has returned."""
+    bus = delivery.owner.bus
+    assert bus._loop is not None
+    work = delivery.working()
+    delivery.owner.keep(delivery)
+    work.task = asyncio.Task(
+        _carry(delivery, context),
+        loop=bus._loop,
+        name="eventbus-thread",
+        context=bus._pump_context,
+    )
+
+
+class ThreadLimit:
+    """How many handlers of a bus may be in threads, on one event loop."""
+
+    def __init__(self, threads: int) -> None:
+        self.places = anyio.CapacityLimiter(threads)
+        self.workers = anyio.CapacityLimiter(math.inf)
+        """anyio counts its workers too, by default for the whole loop; `places` has counted."""
+
+
+async def _carry(delivery: Delivery, context: Context) -> None:
+    """Wait for a thread and for what it returns."""
+    bus = delivery.owner.bus
+    work = delivery.working()
+    limit = bus._thread_limit
+    if limit is None:
+        limit = bus._thread_limit = ThreadLimit(bus._threads)
+    try:
+        async with limit.places:
+            work.in_thread = True
+            work.began = bus._clock.monotonic()
+            if delivery.attempt == 1:
+                delivery.started = work.began
+            _ends.start_timeout(delivery)
+            error, again = await to_thread.run_sync(
+                _run, delivery, context, asyncio.get_running_loop(), limiter=limit.workers
+            )
+    except asyncio.CancelledError as cancelled:
+        delivery.error = cancelled
+        task = work.task
+        _ends.attempt_failed(delivery, task=task)
+        raise
+    if delivery.status is not None:
+        return  # it ended while the thread ran; `_returned` has given back its place
+    if work.timed_out:
+        error = _ends.timeout_error(delivery)
+    if error is None:
+        _ends.handled(delivery)
+    else:
+        delivery.error = error
+        _ends.leave_the_loop(_ends.attempt_failed(delivery, again=again))
+
+
+def _run(
+    delivery: Delivery, context: Context, loop: asyncio.AbstractEventLoop
+) -> tuple[BaseException | None, bool]:
+    """In the thread: the error of the attempt, and whether another one could mend it."""
+    try:
+        return context.run(_attempt, delivery)
+    finally:
+        try:
+            loop.call_soon_threadsafe(_returned, delivery)
+        except RuntimeError:  # the loop was closed meanwhile, and the bus knows
+            pass
+
+
+def _attempt(delivery: Delivery) -> tuple[BaseException | None, bool]:
+    current.set(delivery)
+    owner = delivery.owner
+    observers = owner.bus._observers
+    for observer in observers:
+        owner.bus._observe(observer.attempt_started, delivery.event, delivery)
+    error: BaseException | None = None
+    again = True
+    try:
+        event = _ends.typed_event(delivery)
+    except PayloadError as refused:
+        error, again = refused, False
+    except BaseException as broken:
+        error = broken
+    else:
+        try:
+            delivery.result = _plain_result(owner.call(event))
+        except BaseException as raised:
+            error = raised
+    for observer in observers:
+        owner.bus._observe(observer.attempt_ended, delivery.event, delivery, error)
+    return error, again
+
+
+def _plain_result(result: Any) -> Any:
+    """Refuse what only an event loop could finish."""
+    if hasattr(type(result), "__await__"):
+        if hasattr(result, "close"):
+            result.close()
+        raise TypeError(
+            "a handler with thread=True returned an awaitable: make it async def, without thread"
+        )
+    return result
+
+
+def _returned(delivery: Delivery) -> None:
+    """On the loop, when the thread is through, whatever has become of its delivery."""
+    work = delivery.working()
+    if delivery.status is None:
+        work.in_thread = False
+        return  # `_carry` goes on with it
+    work.stop_timer()
+    bus = delivery.owner.bus
+    if bus._last_loop is not None and bus._last_loop() is asyncio.get_running_loop():
+        bus._stuck_threads -= 1
+        _ends.give_back_place(delivery)
+        work.in_thread = False
+        bus._resume()

@@ -1,0 +1,260 @@
+"""The receipt of a publication, and the outcomes of its deliveries.
+
+A receipt *is* the publication: the one object that every queue of a fan-out holds, so that
+publishing to a hundred subscriptions makes no hundred objects. It knows its event, the context
+of its publisher until the last delivery has ended, and the deliveries that have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import Context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eventbus import _deadlock
+from eventbus._delivery import Delivery, Status, Wait
+from eventbus.errors import DeliveryCancelled, EventBusError, HandlerErrors
+
+if TYPE_CHECKING:
+    from eventbus._engine import Engine
+    from eventbus.event import Event
+    from eventbus.subscription import Subscription
+
+__all__ = ["Outcome", "Receipt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one delivery ended."""
+
+    subscription: str
+    """The name of the subscription."""
+    status: Status
+    """``"handled"``, ``"failed"``, ``"dropped"`` or ``"cancelled"``."""
+    result: Any
+    """What the handler returned, if it was handled."""
+    error: BaseException | None
+    """What the last attempt raised, if it failed."""
+    attempts: int
+    """How often the handler was run; 0 if it never was."""
+    queued: float
+    """Seconds from acceptance to the start of the first attempt (or to the end, without one)."""
+    ran: float
+    """Seconds from the start of the first attempt to the end, pauses between attempts included."""
+
+
+class Receipt:
+    """What ``publish`` returns: lets the publisher wait for the deliveries of its event."""
+
+    __slots__ = (
+        "_accepted_at",
+        "_bus",
+        "_charge",
+        "_children",
+        "_context",
+        "_depth",
+        "_ended",
+        "_parent",
+        "_pending_nested",
+        "_redelivered",
+        "_root",
+        "_subscriptions",
+        "_total",
+        "_unread",
+        "_waiters",
+        "duplicate",
+        "event",
+    )
+
+    event: Event[Any]
+    """The event, as it was accepted."""
+    duplicate: bool
+    """A durable store has accepted this id before; nothing was delivered again."""
+
+    # Written by the bus. A publication does not go through __init__: see `new_receipt`.
+    _bus: Engine
+    _context: Context | None
+    """The publisher's, for handlers to copy. None once nobody will."""
+    _accepted_at: float
+    _subscriptions: tuple[Subscription, ...]
+    """Whom the event goes to, in order of subscription, streams apart."""
+    _total: int
+    """How many deliveries there are to wait for."""
+    _ended: list[Delivery]
+    _unread: int
+    """How many streams have not read it."""
+    _depth: int
+    """How many events caused it, one after the other."""
+    _root: Receipt | None
+    """The root of the cascade, while this is a nested publication; None for a root."""
+    _parent: Receipt | None
+    """The publication in whose handler this one was made, until all of this one's cascade ended."""
+    _children: int
+    """Nested publications made here whose cascades have not ended."""
+    _charge: int
+    """What its root was charged for it: its deliveries, those to streams included."""
+    _pending_nested: int
+    """On a root: the deliveries of its unfinished nested publications."""
+    _waiters: list[tuple[asyncio.Future[None], bool]] | None
+    """Who waits, each with a future of its own, and whether for the cascade too."""
+    _redelivered: bool
+
+    @property
+    def done(self) -> bool:
+        """Whether every delivery of the event has ended."""
+        return len(self._ended) == self._total
+
+    @property
+    def cascade_done(self) -> bool:
+        """Whether every delivery has ended, and also of all that handlers published because of it."""
+        return len(self._ended) == self._total and self._children == 0
+
+    async def outcomes(self, *, cascade: bool = False, check: bool = False) -> tuple[Outcome, ...]:
+        """Wait until every delivery of the event has ended, and say how, in order of subscription.
+
+        ``cascade=True`` also waits until all that handlers published because of the event has
+        ended, however deep; the outcomes are still those of this event. ``check=True`` raises
+        ``HandlerErrors`` if a delivery failed or was cancelled. Streams are not waited for and
+        have no outcome.
+
+        Raises ``WouldDeadlock`` in a handler whose own end is needed for what it asks, and
+        ``WrongLoop`` on another event loop than the one on which the deliveries run.
+        Cancelling it leaves the deliveries, and other waiters, as they are.
+        """
+        while not (self.cascade_done if cascade else self.done):
+            loop = self._bus._bind()
+            with _deadlock.waiting(Wait(receipt=self, cascade=cascade)):
+                future = loop.create_future()
+                if self._waiters is None:
+                    self._waiters = []
+                entry = (future, cascade)
+                self._waiters.append(entry)
+                try:
+                    await future
+                finally:
+                    if entry in self._waiters:
+                        self._waiters.remove(entry)
+        ended = sorted(self._ended, key=lambda delivery: delivery.owner.number)
+        outcomes = tuple(outcome_of(delivery, self._accepted_at) for delivery in ended)
+        if check:
+            check_outcomes(self.event, outcomes)
+        return outcomes
+
+    def __repr__(self) -> str:
+        return f"<Receipt of {self.event!r}: {len(self._ended)} of {self._total} ended>"
+
+
+def new_receipt(bus: Engine, event: Event[Any], context: Context, now: float) -> Receipt:
+    """A root publication that goes to nobody yet."""
+    receipt = Receipt()
+    receipt.event = event
+    receipt.duplicate = False
+    receipt._bus = bus
+    receipt._context = context
+    receipt._accepted_at = now
+    receipt._subscriptions = ()
+    receipt._total = 0
+    receipt._ended = []
+    receipt._unread = 0
+    receipt._depth = 0
+    receipt._root = None
+    receipt._parent = None
+    receipt._children = 0
+    receipt._charge = 0
+    receipt._pending_nested = 0
+    receipt._waiters = None
+    receipt._redelivered = False
+    return receipt
+
+
+def make_nested(receipt: Receipt, parent: Receipt, deliveries: int) -> None:
+    """Hang a publication under the one in whose handler it is made, and charge its root."""
+    root = parent if parent._root is None else parent._root
+    receipt._root = root
+    receipt._depth = parent._depth + 1
+    receipt._charge = deliveries
+    root._pending_nested += deliveries
+    if receipt._total:
+        receipt._parent = parent
+        parent._children += 1
+
+
+def finish(receipt: Receipt) -> None:
+    """All deliveries have ended: free what they needed and wake who waits for them."""
+    receipt._context = None
+    if receipt._waiters:
+        _wake(receipt, cascade=False)
+    if receipt._root is not None and receipt._unread == 0:
+        give_back_charge(receipt)
+    if receipt._children == 0:
+        _finish_cascade(receipt)
+
+
+def give_back_charge(receipt: Receipt) -> None:
+    """A nested publication is over, readers of streams included: its root may have more again."""
+    root, receipt._root = receipt._root, None
+    if root is not None:
+        root._pending_nested -= receipt._charge
+
+
+def _finish_cascade(receipt: Receipt) -> None:
+    """Walk up as long as a publication has just lost the last thing that its cascade waited for."""
+    current: Receipt | None = receipt
+    while current is not None:
+        if current._waiters:
+            _wake(current, cascade=True)
+        parent, current._parent = current._parent, None
+        if parent is None:
+            return
+        parent._children -= 1
+        current = parent if parent.cascade_done else None
+
+
+def _wake(receipt: Receipt, *, cascade: bool) -> None:
+    waiters = receipt._waiters or ()
+    for future, wants_cascade in waiters:
+        if cascade or not wants_cascade:
+            wake(future)
+
+
+def wake(future: asyncio.Future[None]) -> None:
+    """Let whoever awaits the future go on, unless it gave up, or its loop is closed."""
+    if not future.done() and not future.get_loop().is_closed():
+        future.set_result(None)
+
+
+def outcome_of(delivery: Delivery, accepted_at: float) -> Outcome:
+    """The public value of an ended delivery."""
+    assert delivery.status is not None
+    return Outcome(
+        delivery.owner.name,
+        delivery.status,
+        delivery.result,
+        delivery.error,
+        delivery.attempt,
+        delivery.started - accepted_at,
+        delivery.ended - delivery.started,
+    )
+
+
+def check_outcomes(event: Event[Any], outcomes: tuple[Outcome, ...]) -> None:
+    """Raise ``HandlerErrors`` if a delivery failed or was cancelled."""
+    errors = [_error_of(event, outcome) for outcome in outcomes if outcome.status in _BAD]
+    if errors:
+        group = HandlerErrors(f"{len(errors)} of {len(outcomes)} deliveries of {event!r}", errors)
+        group.outcomes = outcomes
+        raise group
+
+
+_BAD = ("failed", "cancelled")
+
+
+def _error_of(event: Event[Any], outcome: Outcome) -> Exception:
+    if isinstance(outcome.error, Exception):
+        return outcome.error
+    if outcome.error is None:
+        return DeliveryCancelled(f"{outcome.subscription}: the delivery of {event!r} was cancelled")
+    error = EventBusError(f"{outcome.subscription} raised {outcome.error!r}")
+    error.__cause__ = outcome.error
+    return error

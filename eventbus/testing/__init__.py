@@ -1,0 +1,5 @@
+"""Tools for tests of applications that use the bus."""
+
+from eventbus.testing._clock import FakeClock
+
+__all__ = ["FakeClock"]
