@@ -5,10 +5,11 @@ wait has room (`first_full`), and then either `commit` it everywhere in one step
 publisher wait with a `Ticket`. Nothing here awaits, and nothing of the application runs between the
 first and the last write of `commit`: so an event is queued everywhere or nowhere.
 
-A ticket stands in the line of one full queue, in order of arrival. Whoever takes an event from that
-queue calls `serve_line`: the oldest ticket that now fits everywhere is accepted, there and then; one
-that meets another full queue moves to that one's line, and so waits as long as it stays full. No
-ticket in a line ever fits, so a publication that fits overtakes nobody whom it could have followed.
+A ticket stands in the line of one full queue, in order of arrival. Whoever takes an event from
+that queue calls `serve_line`: the oldest ticket that now fits everywhere is accepted, there and
+then; one that meets another full queue moves to that one's line, and waits as long as it stays
+full. No ticket in a line ever fits, so a publication that fits overtakes nobody it could have
+followed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import asyncio
 import itertools
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from eventbus import _ends
 from eventbus._queues import KeyedQueue
@@ -92,14 +93,17 @@ def check_cascade(bus: Engine, parent: Receipt, deliveries: int) -> None:
     root = parent if parent._root is None else parent._root
     if root._pending_nested + deliveries > bus._cascade_limit:
         raise CascadeOverflow(
-            f"{root.event!r} has caused {root._pending_nested} deliveries that are pending, and "
-            f"cascade_limit={bus._cascade_limit}: do handlers publish to each other without end?"
+            f"{root.event!r} has caused {root._pending_nested} deliveries that are pending, "
+            f"and cascade_limit={bus._cascade_limit}: {_ENDLESS}"
         )
     if parent._depth >= bus._cascade_depth:
         raise CascadeOverflow(
-            f"{parent.event!r} is number {parent._depth} of a chain that began with {root.event!r}, "
-            f"and cascade_depth={bus._cascade_depth}: do handlers publish to each other without end?"
+            f"{parent.event!r} is number {parent._depth} of a chain that began with "
+            f"{root.event!r}, and cascade_depth={bus._cascade_depth}: {_ENDLESS}"
         )
+
+
+_ENDLESS = "do handlers publish to each other without end?"
 
 
 def commit(bus: Engine, receipt: Receipt, verdicts: list[Verdict], inside: Delivery | None) -> None:
@@ -130,15 +134,10 @@ def commit(bus: Engine, receipt: Receipt, verdicts: list[Verdict], inside: Deliv
         if subscription._options.once:
             bus._leave(subscription)
     bus._resume()
-    if bus._accept_observers:
-        for observer in bus._accept_observers:
-            tell.append(_bind(bus._observe, observer.accepted, receipt.event, len(verdicts)))
     for call in tell:
         call()
-
-
-def _bind(function: Callable[..., None], *args: Any) -> Callable[[], None]:
-    return lambda: function(*args)
+    for observer in bus._accept_observers:
+        bus._observe(observer.accepted, receipt.event, len(verdicts))
 
 
 def _enqueue(
@@ -154,12 +153,16 @@ def _enqueue(
     if subscription.full and subscription.overflow == "drop_newest":
         tell.append(_ends.end_unstarted(subscription, receipt, "dropped"))
         return
-    if subscription.full and subscription.overflow == "drop_oldest":
-        tell.append(_ends.end_unstarted(subscription, queue.popleft(), "dropped"))
     if isinstance(queue, KeyedQueue):
-        queue.append(receipt, key)
+        try:
+            queue.append(receipt, key)
+        except Exception as error:  # the application's own `__eq__`, which two keys had to ask
+            tell.append(_ends.end_unstarted(subscription, receipt, "failed", error))
+            return
     else:
         queue.append(receipt)
+    if subscription.full and subscription.overflow == "drop_oldest":
+        tell.append(_ends.end_unstarted(subscription, queue.popleft(), "dropped"))
     if len(queue) >= subscription.capacity:
         bus._mark_full(subscription)
     if subscription.reader is not None:
@@ -205,7 +208,7 @@ class Ticket:
     async def wait(self) -> Receipt:
         """Wait until the event is accepted.
 
-        Cancelled in the turn in which it was accepted, it stays accepted; before, it leaves no trace.
+        Cancelled in the turn in which it was accepted, it stays accepted; before, nothing is left.
         """
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self.accept = lambda receipt: _resolve(future, receipt)
@@ -219,7 +222,7 @@ class Ticket:
         """Stop waiting, if it still does."""
         if self.blocked_by is not None:
             _leave_line(self)
-            self._bus._tickets.pop(self.number, None)
+            _forget(self)
             self._bus._resume()
 
     def verdicts(self) -> list[Verdict]:
@@ -273,6 +276,15 @@ def _number(ticket: Ticket) -> int:
     return ticket.number
 
 
+def _forget(ticket: Ticket) -> None:
+    """The publication does not wait any more. With the last one, the warning timer goes."""
+    bus = ticket._bus
+    bus._tickets.pop(ticket.number, None)
+    if not bus._tickets and bus._room_timer is not None:
+        bus._room_timer.cancel()
+        bus._room_timer = None
+
+
 def serve_line(bus: Engine, subscription: Subscription) -> None:
     """A place is free, or the subscription has left: accept who now fits, oldest first."""
     line = subscription._line
@@ -292,14 +304,14 @@ def _try_again(bus: Engine, ticket: Ticket) -> None:
             )
         verdicts = ticket.verdicts()
     except BaseException as error:
-        bus._tickets.pop(ticket.number, None)
+        _forget(ticket)
         ticket.fail(error)
         return
     blocking = first_full(verdicts)
     if blocking is not None:
         enter_line(ticket, blocking)
         return
-    bus._tickets.pop(ticket.number, None)
+    _forget(ticket)
     now = bus._clock.monotonic()
     accepted_at(receipt.event, bus._clock.time())
     receipt._accepted_at = now
@@ -309,9 +321,9 @@ def _try_again(bus: Engine, ticket: Ticket) -> None:
 
 def refuse_all(bus: Engine) -> None:
     """The bus closes: nobody who waits for room will get it."""
-    tickets, bus._tickets = bus._tickets, {}
-    for ticket in tickets.values():
+    for ticket in list(bus._tickets.values()):
         _leave_line(ticket)
+        _forget(ticket)
         ticket.fail(BusClosed(f"{bus.name} closed while {ticket.receipt.event!r} waited for room"))
 
 

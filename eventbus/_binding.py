@@ -22,7 +22,6 @@ from eventbus.subscription import IDLE
 
 if TYPE_CHECKING:
     from eventbus._engine import Engine
-    from eventbus.subscription import Subscription
 
 
 def bind(bus: Engine) -> asyncio.AbstractEventLoop:

@@ -48,7 +48,7 @@ class CloseReport:
     stored: int = 0
     """Left in the durable store for the next start."""
     interrupted: Mapping[str, int] = field(default_factory=dict)
-    """By subscription: handlers that still ran when the grace period was over, and were cancelled."""
+    """By subscription: handlers that still ran after the grace period, and were cancelled."""
     unstarted: Mapping[str, int] = field(default_factory=dict)
     """By subscription: deliveries that were still queued then, and were cancelled."""
     abandoned: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ class Closing:
             wake(waiter)
 
     async def wait(self) -> CloseReport:
-        """Wait for the report. Cancelled, it hurries the close, sees it through, and then raises."""
+        """Wait for the report. Cancelled, it hurries the close, sees it through, then raises."""
         cancelled: asyncio.CancelledError | None = None
         while self.report is None:
             future = asyncio.get_running_loop().create_future()
@@ -154,5 +154,3 @@ class Closing:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-

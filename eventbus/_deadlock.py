@@ -18,10 +18,9 @@ would wait for ever, and gets `WouldDeadlock` instead. Computed only when a hand
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from eventbus._delivery import Delivery, Wait
+from eventbus._delivery import Delivery, Wait, Work
 from eventbus.errors import WouldDeadlock
 from eventbus.event import current
 
@@ -30,28 +29,36 @@ if TYPE_CHECKING:
     from eventbus.subscription import Subscription
 
 
-@contextmanager
-def waiting(wait: Wait) -> Iterator[None]:
+class waiting:  # noqa: N801 - used like a function: `with waiting(...)`
     """Mark the running delivery, if this code is inside one, as waiting while the block runs.
 
     Raises ``WouldDeadlock`` instead of entering the block if that wait could never end.
     """
-    delivery = current.get()
-    if not isinstance(delivery, Delivery) or delivery.status is not None:
-        yield
-        return
-    work = delivery.working()
-    work.waits.append(wait)
-    try:
+
+    __slots__ = ("_wait", "_work")
+
+    def __init__(self, wait: Wait) -> None:
+        self._wait = wait
+        self._work: Work | None = None
+
+    def __enter__(self) -> None:
+        delivery = current.get()
+        if delivery is None or delivery.status is not None:
+            return
+        work = delivery.working()
+        work.waits.append(self._wait)
         needs = _Needs(delivery)
         if not needs.can_end(delivery):
+            work.waits.remove(self._wait)
             raise WouldDeadlock(
                 f"{_name(delivery)} would wait for its own end: {needs.chain(delivery)}. "
                 "Let the handler return first, or publish without waiting"
             )
-        yield
-    finally:
-        work.waits.remove(wait)
+        self._work = work
+
+    def __exit__(self, *_: object) -> None:
+        if self._work is not None:
+            self._work.waits.remove(self._wait)
 
 
 class _Needs:

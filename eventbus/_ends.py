@@ -182,7 +182,8 @@ def destroyed(delivery: Delivery) -> None:
 def timeout_error(delivery: Delivery) -> HandlerTimeout:
     owner = delivery.owner
     return HandlerTimeout(
-        f"{owner.name} took longer than timeout={owner._options.timeout} s (attempt {delivery.attempt})"
+        f"{owner.name} took longer than timeout={owner._options.timeout} s "
+        f"(attempt {delivery.attempt})"
     )
 
 
@@ -237,11 +238,12 @@ def end(delivery: Delivery, status: Status, *, rest: bool = False) -> None:
     """End a delivery, once. ``rest`` lets the loop breathe before other handlers start."""
     if delivery.status is None:
         receipt = delivery.receipt
-        _account(delivery, status, rest=rest)
+        _account(delivery, status)
+        delivery.owner.bus._resume(rest=rest)
         _tell(delivery, receipt)
 
 
-def _account(delivery: Delivery, status: Status, *, rest: bool = False) -> None:
+def _account(delivery: Delivery, status: Status) -> None:
     owner = delivery.owner
     bus = owner.bus
     receipt = delivery.receipt
@@ -258,14 +260,17 @@ def _account(delivery: Delivery, status: Status, *, rest: bool = False) -> None:
         del owner._active[delivery]  # not pending any more; its place goes with the thread
         bus._stuck_threads += 1
         bus._find_place(owner)
+    _ended(receipt, delivery)
+
+
+def _ended(receipt: Receipt, delivery: Delivery) -> None:
     receipt._ended.append(delivery)
     if len(receipt._ended) == receipt._total:
-        bus._finish(receipt)
-    bus._resume(rest=rest)
+        receipt._bus._finish(receipt)
 
 
 def end_quietly(delivery: Delivery, status: Status) -> Callable[[], None]:
-    """End a delivery; the caller calls what is returned once its own accounts are right."""
+    """End a delivery; the caller resumes the bus and calls what is returned when it is through."""
     receipt = delivery.receipt
     _account(delivery, status)
     return partial(_tell, delivery, receipt)
@@ -279,7 +284,8 @@ def end_unstarted(
 ) -> Callable[[], None]:
     """End a delivery whose handler never ran: dropped, cancelled, or failed in a predicate.
 
-    Returns what tells of it. The caller calls that once all of its own accounts are right.
+    It only writes the accounts: the caller is in the middle of a larger step. At the end of that it
+    resumes the bus, and then calls what is returned, which tells of it.
     """
     bus = subscription.bus
     if subscription.reader is not None:  # no receipt waits for readers
@@ -292,7 +298,11 @@ def end_unstarted(
     delivery.attempt = 0
     delivery.started = bus._clock.monotonic()
     delivery.error = error
-    _account(delivery, status)
+    delivery.status = status
+    delivery.ended = delivery.started
+    del delivery.receipt
+    _count(subscription, status)
+    _ended(receipt, delivery)
     return partial(_tell, delivery, receipt)
 
 

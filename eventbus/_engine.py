@@ -28,7 +28,7 @@ from eventbus.subscription import HELD, IDLE, LISTENING, READY, SATURATED, Subsc
 
 if TYPE_CHECKING:
     from eventbus._admission import Ticket
-    from eventbus._closing import Closing, CloseReport
+    from eventbus._closing import CloseReport, Closing
     from eventbus._delivery import Delivery
     from eventbus._threads import ThreadLimit
     from eventbus.catalog import Catalog
@@ -134,7 +134,7 @@ class Engine:
             PumpTask(self, self._loop)
 
     def _pump_ended(self, *, rest: bool = False, spread: bool = False) -> None:
-        """A pump gives back its place: it is through, or never began, or has become a handler's task.
+        """A pump gives back its place: it is through, never began, or is a handler's task now.
 
         ``spread`` starts up to two others: a handler waits, and what is ready should not.
         """
@@ -177,7 +177,8 @@ class Engine:
             if self._loop is loop:
                 self._pump_ended()
 
-        # The loop's own timer, whatever the bus's clock: a loop that is being closed must not get to it.
+        # The loop's own timer, whatever the bus's clock: a loop that is being closed must not get
+        # to it.
         loop.call_later(REST_SECONDS, wake_up)
 
     def _fell_quiet(self) -> None:
@@ -207,7 +208,7 @@ class Engine:
         """Put a subscription where it belongs, unless a pump or the line has it."""
         if subscription.standing != LISTENING:
             _registration.retire(self, subscription)
-        if subscription.place == READY or subscription.place == HELD:
+        if subscription.place in (READY, HELD):
             return
         if subscription.has_work():
             subscription.place = READY
@@ -307,7 +308,10 @@ class Engine:
 
     def _all_subscriptions(self) -> list[Subscription]:
         """Those that get new events, and those that have left and have something pending."""
-        return [*self._index.subscriptions(), *(each for each in list(self._left) if not each.active)]
+        return [
+            *self._index.subscriptions(),
+            *(each for each in list(self._left) if not each.active),
+        ]
 
     def _totals(self) -> dict[str, int]:
         everybody = self._all_subscriptions()

@@ -76,7 +76,7 @@ def _function_of(handler: object) -> object:
         return handler.__func__
     if inspect.isroutine(handler) or isinstance(handler, type):
         return handler
-    call = type(handler).__call__  # type: ignore[operator]  # the caller has checked callable()
+    call = type(handler).__call__
     return call if inspect.isroutine(call) else handler
 
 
@@ -123,12 +123,12 @@ def _model_of(annotation: Any, function: Any, name: str) -> Any:
     if not all(typing.get_origin(member) is Event for member in members):
         raise HandlerError(
             f"handler {name} is annotated with {_show(annotation)}, and it gets an event: annotate "
-            f"its parameter with Event, or with Event[{_show(annotation)}] to get that as event.data"
+            f"it with Event, or with Event[{_show(annotation)}] to get that as event.data"
         )
     models = [typing.get_args(member)[0] for member in members]
     if any(model is Any or isinstance(model, typing.TypeVar) for model in models):
         return None
-    return functools.reduce(lambda left, right: typing.Union[left, right], models)  # noqa: UP007 - the types are known only at run time
+    return functools.reduce(lambda left, right: typing.Union[left, right], models)  # noqa: UP007 - known only now
 
 
 def _resolve(annotation: str, function: Any, name: str) -> Any:
@@ -137,8 +137,8 @@ def _resolve(annotation: str, function: Any, name: str) -> Any:
     names = dict(getattr(source, "__globals__", {}))
     names.update(_closure_of(source))
     try:
-        resolved = eval(annotation, names)  # noqa: S307 - the annotation is the application's own source
-        return eval(resolved, names) if isinstance(resolved, str) else resolved  # noqa: S307 - likewise
+        resolved = eval(annotation, names)  # noqa: S307 - the application's own source
+        return eval(resolved, names) if isinstance(resolved, str) else resolved  # noqa: S307
     except Exception as error:
         raise HandlerError(
             f"handler {name} is annotated with {annotation!r}, which cannot be resolved ({error}): "

@@ -22,7 +22,7 @@ _prefixes = [os.urandom(10).hex()]
 
 
 def identity(serial: int) -> str:
-    """The id that belongs to a serial number: ``evt_``, 80 random bits in hex, the number in hex."""
+    """The id that belongs to a serial number: ``evt_``, 80 random bits and the number, in hex."""
     era = bisect_right(_first_serials, serial) - 1
     return f"evt_{_prefixes[era]}{serial:08x}"
 

@@ -117,9 +117,8 @@ def _why_near(pattern: str, topic: str) -> str:
         return "needs at least one more token: 'x.**' does not include 'x'"
     if wanted[-1] == "*" and matches(f"{pattern}*", topic):
         return "is one level: '*' is exactly one token, '**' is one or more"
-    if pattern.casefold() != pattern or topic.casefold() != topic:
-        if matches(pattern.casefold(), topic.casefold()):
-            return "differs in upper and lower case"
+    if matches(pattern.casefold(), topic.casefold()):
+        return "differs in upper and lower case"
     if len(wanted) != len(given):
         return ""
     different = [

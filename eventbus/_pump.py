@@ -27,7 +27,7 @@ from eventbus._delivery import Delivery
 from eventbus._queues import KeyedQueue
 from eventbus.errors import PayloadError
 from eventbus.event import current
-from eventbus.subscription import HELD, IDLE
+from eventbus.subscription import GONE, HELD, IDLE
 
 if TYPE_CHECKING:
     from collections import deque
@@ -77,7 +77,8 @@ class PumpTask(asyncio.Task[None]):
         """As of any task. Cancelled before its first step, the pump gives back its place."""
         if not self.begun and not self.done():
             self.begun = True
-            self.bus._pump_ended(rest=True)
+            if self.bus._loop is self.get_loop():
+                self.bus._pump_ended(rest=True)
         self.tainted = True
         return super().cancel(msg)
 
@@ -98,7 +99,7 @@ async def _pump(task: PumpTask) -> None:
         await _finish_waiting(task, waiting)
 
 
-def run_batch(task: PumpTask) -> Waiting | None:
+def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915 - unrolled, see below
     """Step through ready subscriptions until the batch is full or a handler waits."""
     bus = task.bus
     ready = bus._ready
@@ -106,7 +107,7 @@ def run_batch(task: PumpTask) -> Waiting | None:
     now = monotonic()
     deadline = now + BATCH_SECONDS
     left = BATCH_STEPS
-    send: Callable[[Any], Any] | None = None
+    plain: Driver | None = None
     while ready and left > 0:
         subscription = ready.popleft()
         subscription.place = HELD
@@ -130,8 +131,6 @@ def run_batch(task: PumpTask) -> Waiting | None:
             while left > 0 and queue and subscription.running < subscription.concurrency:
                 left -= 1
                 receipt = queue.popleft()
-                if subscription.full:
-                    bus._make_room(subscription)
                 delivery = Delivery()
                 delivery.owner = subscription
                 delivery.receipt = receipt
@@ -142,13 +141,18 @@ def run_batch(task: PumpTask) -> Waiting | None:
                 delivery.attempt = 1
                 delivery.started = now
                 bus._stepping = delivery
+                if subscription.full:
+                    bus._make_room(subscription)
+                    if subscription.standing == GONE:  # a hook has unsubscribed it meanwhile
+                        _ends.end(delivery, "cancelled")
+                        break
                 context = receipt._context.copy()  # type: ignore[union-attr]  # it has pending deliveries
                 if is_async:
-                    if send is None:
-                        driver = _plain_driver()
-                        send = driver.send
-                        next(driver)
-                    signal = context.run(send, delivery)
+                    if plain is None:
+                        plain = _plain_driver()
+                        next(plain)
+                    driver = plain
+                    signal = context.run(plain.send, delivery)
                 else:
                     try:
                         result = context.run(_call, delivery, call, event)
@@ -176,7 +180,7 @@ def run_batch(task: PumpTask) -> Waiting | None:
                 elif signal is FAILED:
                     _ends.leave_the_loop(_ends.attempt_failed(delivery))
                 else:
-                    return Waiting(delivery, context, driver, signal)
+                    return Waiting(delivery, context, driver, signal)  # type: ignore[possibly-undefined]  # only a driver gives other signals
                 if now > deadline or task.tainted:
                     left = 0
         finally:
@@ -191,17 +195,16 @@ def _step_carefully(task: PumpTask, subscription: Subscription) -> Waiting | Non
     if subscription._due:
         delivery = subscription._due.popleft()
         delivery.attempt += 1
-        delivery.error = None
+        if not subscription._options.thread:  # else it may still leave while it waits for a thread
+            delivery.error = None
     else:
         delivery = _take(subscription)
-        if subscription.full:
-            bus._make_room(subscription)
+        delivery.started = bus._clock.monotonic()
     bus._stepping = delivery
-    now = bus._clock.monotonic()
-    if delivery.attempt == 1:
-        delivery.started = now
+    if subscription.full:
+        bus._make_room(subscription)
     if delivery.work is not None:
-        delivery.work.began = now
+        delivery.work.began = bus._clock.monotonic()
     assert delivery.receipt._context is not None
     context = delivery.receipt._context.copy()
     if subscription._options.thread:
@@ -283,6 +286,8 @@ def _careful_driver(delivery: Delivery) -> Driver:
         signal = FAILED
     else:
         try:
+            if subscription.standing == GONE:  # a hook or a validator has unsubscribed it meanwhile
+                raise asyncio.CancelledError("unsubscribed")
             result = subscription.call(event)
             if subscription.is_async:
                 result = yield from result

@@ -79,6 +79,7 @@ def unsubscribe(bus: Engine, subscription: Subscription) -> None:
     if subscription._due:
         subscription._due.clear()
     _admission.serve_line(bus, subscription)
+    assert not subscription._line
     bus._find_place(subscription)
     bus._resume()
     for call in tell:
@@ -108,7 +109,9 @@ def cancel_queued(subscription: Subscription) -> list[Callable[[], None]]:
     while subscription.queue:
         subscription.queue.popleft()
     subscription.bus._clear_full(subscription)
-    return [_ends.end_unstarted(subscription, receipt, "cancelled") for receipt in receipts]
+    tell = [_ends.end_unstarted(subscription, receipt, "cancelled") for receipt in receipts]
+    subscription.bus._find_place(subscription)
+    return tell
 
 
 def refuse_in_predicate(bus: Engine, verb: str) -> None:
@@ -133,7 +136,7 @@ _EVERYTHING: Final = ("**",)
 
 
 def check_options(options: SubscriptionOptions) -> Options:
-    """The options with their defaults. Raises ``OptionError``, and ``TypeError`` for unknown ones."""
+    """The options, checked, with their defaults."""
     if not options:
         return DEFAULTS
     known = SubscriptionOptions.__annotations__

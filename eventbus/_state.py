@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from eventbus._engine import Engine
 
 COUNTS: Final = ("accepted", "handled", "failed", "dropped", "cancelled")
-"""The sums that every subscription keeps. Deliveries that have not ended are in none but the first."""
+"""The sums that every subscription keeps. What has not ended is in none but the first."""
 
 instances: weakref.WeakSet[Engine] = weakref.WeakSet()
 """Every bus of this process."""
 
 
 class State(enum.Enum):
-    """Where a bus is in its life: open → entered → closing → closed → entered → …"""
+    """Where a bus is in its life: open, entered, closing, closed, and entered again."""
 
     OPEN = "open"
     ENTERED = "entered"

@@ -8,6 +8,7 @@ its place, its key and its thread are given back only when the thread returns, s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,10 @@ async def _carry(delivery: Delivery, context: Context) -> None:
         limit = bus._thread_limit = ThreadLimit(bus._threads)
     try:
         async with limit.places:
+            if delivery.owner.standing == GONE:  # it left while this waited for a thread
+                _ends.end(delivery, "cancelled" if delivery.error is None else "failed")
+                return
+            delivery.error = None
             work.in_thread = True
             work.began = bus._clock.monotonic()
             if delivery.attempt == 1:
@@ -65,8 +70,8 @@ async def _carry(delivery: Delivery, context: Context) -> None:
             )
     except asyncio.CancelledError as cancelled:
         delivery.error = cancelled
-        task = work.task
-        _ends.attempt_failed(delivery, task=task)
+        work.timed_out = False
+        _ends.attempt_failed(delivery, task=work.task)
         raise
     if delivery.status is not None:
         return  # it ended while the thread ran; `_returned` has given back its place
@@ -86,10 +91,8 @@ def _run(
     try:
         return context.run(_attempt, delivery)
     finally:
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(_returned, delivery)
-        except RuntimeError:  # the loop was closed meanwhile, and the bus knows
-            pass
 
 
 def _attempt(delivery: Delivery) -> tuple[BaseException | None, bool]:

@@ -15,18 +15,16 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, Unpack, overload
 
 from eventbus import _admission, _binding, _deadlock, _introspection, _registration
-from eventbus._closing import Closing, CloseReport
+from eventbus._closing import CloseReport, Closing
 from eventbus._delivery import Wait
 from eventbus._engine import Engine
 from eventbus._handler import describe_callable
-from eventbus._index import Route
 from eventbus._state import State
 from eventbus.catalog import Catalog
 from eventbus.clock import Clock, SystemClock
-from eventbus.dead_letters import DeadLetter
 from eventbus.errors import (
     BusClosed,
     HandlerError,
@@ -50,7 +48,9 @@ from eventbus.subscription import (
 from eventbus.topics import Topic, check_topic
 
 if TYPE_CHECKING:
+    from eventbus._index import Route
     from eventbus._introspection import Explanation, SubscriptionInfo
+    from eventbus.dead_letters import DeadLetter
 
 __all__ = ["EventBus", "Statistics"]
 
@@ -110,8 +110,8 @@ class EventBus(Engine):
     handled | shipping in_1
 
     - ``name``: for log lines. ``source``: the ``source`` of its events; by default the name.
-    - ``catalog``: the topics that the application knows. With ``strict=True``, publishing any other,
-      or subscribing a pattern that none of them matches, raises; else the log has a warning.
+    - ``catalog``: the topics that the application knows. With ``strict=True``, publishing any
+      other, or subscribing a pattern that none of them matches, raises; else the log has a warning.
     - ``store``: for durable subscriptions.
     - ``clock``: what everything that waits or dates asks; by default the operating system's.
     - ``hooks``: who is told what happens, beside the log.
@@ -210,7 +210,7 @@ class EventBus(Engine):
         return _registration.subscribe(self, handler, patterns, options)
 
     @overload
-    def on(
+    def on(  # type: ignore[overload-overlap]  # a Topic decorates more strictly than a string
         self, topic: Topic[T], /, *topics: Topic[T], **options: Unpack[SubscriptionOptions]
     ) -> _TypedDecorator[T]: ...
     @overload
@@ -256,11 +256,11 @@ class EventBus(Engine):
         data: Any = None,
         **fields: Unpack[EventFields],
     ) -> Receipt:
-        """Announce a fact. Returns once the event is accepted: queued, or dropped by policy, everywhere.
+        """Announce a fact. Returns once it is accepted: queued, or dropped by policy, everywhere.
 
         No handler runs in this call. Outside of handlers it waits while a queue with
-        ``overflow="block"`` is full; inside one it never waits. ``id``, ``source``, ``time`` (with a
-        time zone), ``subject`` and ``attributes`` are the event's; by default they are made here.
+        ``overflow="block"`` is full; inside one it never waits. The keyword arguments are those of
+        `EventFields`: ``id``, ``source``, ``time``, ``subject``, ``attributes``.
 
         Raises ``TopicError``, ``UnknownTopic`` on a strict bus, ``PayloadError`` for a `Topic` that
         the data does not fit, ``BusClosed``, ``WrongLoop``, ``NoRunningLoop``, and in a handler
@@ -283,7 +283,7 @@ class EventBus(Engine):
         data: Any = None,
         **fields: Unpack[EventFields],
     ) -> Receipt:
-        """As ``publish``, but raises ``WouldBlock`` where that would wait: nothing was accepted then."""
+        """As ``publish``, but raises ``WouldBlock`` where that would wait, with nothing accepted."""
         given = given_slots(**fields) if fields else None
         submitted = self._submit(topic, data, given, wait=False)
         assert isinstance(submitted, Receipt)
@@ -354,7 +354,7 @@ class EventBus(Engine):
             submitted.accept = future.set_result
             submitted.fail = future.set_exception
 
-    def _submit(
+    def _submit(  # noqa: C901 - unrolled, see below
         self,
         topic: str | Topic[Any],
         data: Any,
@@ -363,18 +363,20 @@ class EventBus(Engine):
         wait: bool = True,
     ) -> Receipt | _admission.Ticket:
         """Accept an event, or say why not, or let it wait for room. Contains no await."""
-        if not (self._pumps and self._thread == get_ident() and self._loop.is_running()):
+        if not (self._pumps and self._thread == get_ident() and self._loop.is_running()):  # type: ignore[union-attr]  # pumps have a loop
             _binding.bind(self)
-        if topic.__class__ is not str:
-            topic, data = _resolve(topic, data)
-        route = self._index.match(topic) or self._find_route(topic)  # type: ignore[arg-type]  # resolved above
+        if topic.__class__ is str:
+            name: str = topic  # type: ignore[assignment]  # says the line above
+        else:
+            name, data = _resolve(topic, data)
+        route = self._index.match(name) or self._find_route(name)
         delivery = current.get()
         inside = delivery if delivery is not None and delivery.status is None else None
         if self._barred:
             self._refuse(inside)
         now = self._clock.monotonic()
         cause = None if delivery is None else delivery.event
-        event = new_event(topic, data, self._source, now + self._wall, cause, given)  # type: ignore[arg-type]  # likewise
+        event = new_event(name, data, self._source, now + self._wall, cause, given)
         receipt = new_receipt(self, event, copy_context(), now)
 
         subscriptions = route.subscriptions
@@ -384,11 +386,11 @@ class EventBus(Engine):
         # Everybody has room and nobody must be asked. This is `_admission.commit`, unrolled.
         total = len(subscriptions)
         if inside is not None:
-            _admission.check_cascade(self, inside.receipt, total)  # type: ignore[attr-defined]  # it is a Delivery
+            _admission.check_cascade(self, inside.receipt, total)
         receipt._subscriptions = subscriptions
         receipt._total = total
         if inside is not None:
-            make_nested(receipt, inside.receipt, total)  # type: ignore[attr-defined]  # likewise
+            make_nested(receipt, inside.receipt, total)
         self._events += 1
         self._unturned += 1
         if not total:
@@ -402,7 +404,7 @@ class EventBus(Engine):
             queue = subscription.queue
             if queue is None:
                 queue = subscription.new_queue()
-            queue.append(receipt)  # type: ignore[call-arg, arg-type]  # plain: no key
+            queue.append(receipt)  # type: ignore[call-arg]  # plain: no key
             if not subscription.place:
                 subscription.place = READY
                 ready.append(subscription)
@@ -545,7 +547,7 @@ class EventBus(Engine):
         self,
         *patterns: str | Topic[Any],
         where: Callable[[Event[Any]], object] | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - measured by the bus's own clock
+        timeout: float | None = None,
     ) -> Event[Any]:
         """Wait for the next event that matches a pattern, and for which ``where`` is true.
 
@@ -587,7 +589,7 @@ class EventBus(Engine):
                     self._settlers.remove(future)
                     self._resume()
 
-    async def __aenter__(self) -> EventBus:
+    async def __aenter__(self) -> Self:
         """Open the bus, or open it again after a close.
 
         Raises ``WrongLoop`` if it is busy on another loop, and ``BusClosed`` while it closes.
@@ -625,9 +627,8 @@ class EventBus(Engine):
         Cancelled, it cancels what is left, closes all the same, within about a second, and raises.
         """
         check_seconds("grace", grace)
-        if self._state is State.CLOSED:
-            if self._last_report is not None:
-                return self._last_report
+        if self._state is State.CLOSED and self._last_report is not None:
+            return self._last_report
         _binding.bind(self)
         with _deadlock.waiting(Wait(bus=self)):
             closing = self._closing
@@ -667,8 +668,8 @@ class EventBus(Engine):
 
     def __repr__(self) -> str:
         return (
-            f"<EventBus {self.name!r}, {self._state.value}: {len(self.subscriptions)} subscriptions, "
-            f"{self._pending()} pending>"
+            f"<EventBus {self.name!r}, {self._state.value}: "
+            f"{len(self.subscriptions)} subscriptions, {self._pending()} pending>"
         )
 
 

@@ -54,6 +54,7 @@ class SystemClock:
     monotonic = staticmethod(_time.monotonic)
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
+        """Call ``callback()`` on the running event loop, ``delay`` seconds from now."""
         return asyncio.get_running_loop().call_later(delay, callback)
 
     def __repr__(self) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eventbus.event import Event
+if TYPE_CHECKING:
+    from eventbus.event import Event
 
 __all__ = ["DeadLetter", "DeadLetters"]
 
@@ -55,10 +57,8 @@ class DeadLetters:
 
     def discard(self, letter: DeadLetter) -> None:
         """Forget a letter. Nothing happens if it is not here (any more)."""
-        try:
+        with contextlib.suppress(ValueError):
             self._letters.remove(letter)
-        except ValueError:
-            pass
 
     def clear(self) -> None:
         """Forget all letters; ``lost`` does not count them."""

@@ -3,20 +3,20 @@
 ::
 
     EventBusError
-    ├── TopicError (ValueError)          the caller's: not a topic; the message names the position
-    ├── PatternError (ValueError)        the caller's: not a pattern; likewise
-    ├── HandlerError (TypeError)         the caller's: not something that can handle an event
-    ├── OptionError (ValueError)         the caller's: an option's value, or two that exclude each other
-    ├── UnknownTopic (LookupError)       the caller's: a strict bus, and no such topic in its catalogue
-    ├── UnmatchedPattern (LookupError)   the caller's: a strict bus, and no known topic can match
-    ├── NameTaken (ValueError)           the caller's: another subscription has this explicit name
-    ├── NotSubscribed (LookupError)      the caller's: the subscription of this dead letter has left
-    ├── PayloadError (ValueError)        the data's: it does not fit the model; ``errors`` says where
+    ├── TopicError (ValueError)          the caller's: no topic; says where and why
+    ├── PatternError (ValueError)        the caller's: no pattern; says where and why
+    ├── HandlerError (TypeError)         the caller's: it cannot handle an event
+    ├── OptionError (ValueError)         the caller's: a value, or two that exclude each other
+    ├── UnknownTopic (LookupError)       the caller's: a strict bus does not know it
+    ├── UnmatchedPattern (LookupError)   the caller's: a strict bus knows no match
+    ├── NameTaken (ValueError)           the caller's: another subscription has it
+    ├── NotSubscribed (LookupError)      the caller's: the dead letter's own has left
+    ├── PayloadError (ValueError)        the data's: it does not fit; ``errors`` says where
     ├── WouldBlock (anyio.WouldBlock)    the load's: a queue is full and the caller would not wait
     ├── CascadeOverflow (RuntimeError)   the handlers': one root has caused too much
-    ├── WouldDeadlock (RuntimeError)     the handler's: it waits for its own end; the message draws the chain
+    ├── WouldDeadlock (RuntimeError)     the handler's: it waits for its own end, in a chain
     ├── HandlerTimeout (TimeoutError)    the handler's: one attempt took longer than ``timeout``
-    ├── DeliveryCancelled                nobody's: stands in ``HandlerErrors`` for a cancelled delivery
+    ├── DeliveryCancelled                nobody's: stands for a delivery in ``HandlerErrors``
     ├── ReentrantCall (RuntimeError)     the predicate's: a ``where`` or ``key`` that publishes
     ├── BusClosed (RuntimeError)         the moment's: the bus is closing or closed; enter it again
     ├── NoRunningLoop (RuntimeError)     the caller's: an asynchronous bus, and no loop runs here
@@ -153,7 +153,7 @@ class WrongLoop(EventBusError, RuntimeError):
 
 
 class HandlerErrors(ExceptionGroup[Exception]):
-    """What failed while one event was handled: one error for each delivery that failed or was cancelled.
+    """What failed while one event was handled: an error for each failed or cancelled delivery.
 
     An error that is no ``Exception`` (``SystemExit``, say) stands in the group as the cause of a
     ``DeliveryCancelled``-like ``EventBusError``, because an ``ExceptionGroup`` cannot hold it.
@@ -163,6 +163,7 @@ class HandlerErrors(ExceptionGroup[Exception]):
     """All outcomes of the event, in order of subscription, the good ones too."""
 
     def derive(self, errors: Sequence[Exception], /) -> HandlerErrors:  # type: ignore[override]  # typeshed's derive promises any exception type, this group holds only Exception
+        """A group of the same kind for ``except*`` and ``split``, with the same outcomes."""
         group = HandlerErrors(self.message, errors)
         group.outcomes = self.outcomes
         return group

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypedDict, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast, final
 
 from eventbus._identity import identity, next_serial
+
+if TYPE_CHECKING:
+    from eventbus._delivery import Delivery
 
 __all__ = ["Event", "RunningDelivery"]
 
@@ -34,17 +37,7 @@ class RunningDelivery(Protocol):
         """Whether the event was delivered to this subscription before: it may have had effects."""
 
 
-class _Current(RunningDelivery, Protocol):
-    """The same, as the core sees it."""
-
-    @property
-    def event(self) -> Event[Any]: ...
-
-    @property
-    def status(self) -> str | None: ...
-
-
-current: ContextVar[_Current | None] = ContextVar("eventbus.delivery", default=None)
+current: ContextVar[Delivery | None] = ContextVar("eventbus.delivery", default=None)
 """The delivery in whose handler, or in a task started there, this code runs. It may have ended."""
 
 
@@ -101,10 +94,10 @@ class Event(_Draft, Generic[T_co]):
 
     def __init__(
         self,
-        type: str,  # noqa: A002 - CloudEvents' name for it, and the attribute's
+        type: str,
         data: T_co = None,  # type: ignore[assignment]  # no data is None, whatever T_co is
         *,
-        id: str | None = None,  # noqa: A002 - likewise
+        id: str | None = None,
         source: str = "eventbus",
         time: datetime | None = None,
         subject: str | None = None,
@@ -152,7 +145,7 @@ class Event(_Draft, Generic[T_co]):
         root = self._root
         if root is None:
             return self.id
-        return identity(cast("int", root)) if root.__class__ is int else cast("str", root)
+        return identity(root) if root.__class__ is int else cast("str", root)
 
     @property
     def delivery(self) -> RunningDelivery | None:
@@ -208,10 +201,10 @@ class Event(_Draft, Generic[T_co]):
         return f"Event({self.type!r}, id={self.id!r})"
 
 
-def _restore(
-    type: str,  # noqa: A002 - the field's name
+def _restore(  # noqa: PLR0917 - one for each field, and called by pickle alone
+    type: str,
     data: Any,
-    id: str,  # noqa: A002 - the field's name
+    id: str,
     source: str,
     time: datetime,
     subject: str | None,
@@ -232,7 +225,7 @@ def _restore(
     )
 
 
-def new_event(
+def new_event(  # noqa: PLR0917 - every keyword costs time, and each event pays it
     topic: str,
     data: Any,
     source: str,
@@ -280,7 +273,7 @@ class EventFields(TypedDict, total=False):
 
 
 def given_slots(
-    id: str | None = None,  # noqa: A002 - the field's name
+    id: str | None = None,
     source: str | None = None,
     time: datetime | None = None,
     subject: str | None = None,

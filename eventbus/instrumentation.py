@@ -4,7 +4,7 @@
 log event                  level    fields besides ``bus``
 =========================  =======  ==========================================================
 ``delivery.failed``        error    subscription, handler, topic, event_id, attempts; traceback
-``delivery.retrying``      warning  subscription, topic, event_id, attempt, pause, error
+``delivery.retrying``      warning  subscription, topic, event_id, attempt, pause, raised
 ``delivery.cancelled``     warning  subscription, topic, event_id, attempts
 ``handler.stubborn``       warning  subscription, handler, topic, event_id, seconds
 ``publish.waiting``        warning  topic, event_id, seconds, subscriptions, publishers
@@ -28,9 +28,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from eventbus.event import Event, RunningDelivery
-
 if TYPE_CHECKING:
+    from eventbus.event import Event, RunningDelivery
     from eventbus.receipt import Outcome
 
 __all__ = ["Hook", "LogHook", "LogLine"]
@@ -83,6 +82,7 @@ class LogHook(Hook):
     """
 
     def log(self, line: LogLine) -> None:
+        """Write the line."""
         import structlog
 
         if structlog.is_configured():
@@ -155,7 +155,7 @@ class Log:
             delivery,
             attempt=delivery.attempt,
             pause=pause,
-            error=type(delivery.error).__name__,
+            raised=type(delivery.error).__name__,
         )
 
     def delivery_cancelled(self, delivery: Any) -> None:

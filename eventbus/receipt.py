@@ -107,7 +107,7 @@ class Receipt:
 
     @property
     def cascade_done(self) -> bool:
-        """Whether every delivery has ended, and also of all that handlers published because of it."""
+        """Whether also all that handlers published because of the event has ended."""
         return len(self._ended) == self._total and self._children == 0
 
     async def outcomes(self, *, cascade: bool = False, check: bool = False) -> tuple[Outcome, ...]:
@@ -123,23 +123,24 @@ class Receipt:
         Cancelling it leaves the deliveries, and other waiters, as they are.
         """
         while not (self.cascade_done if cascade else self.done):
-            loop = self._bus._bind()
             with _deadlock.waiting(Wait(receipt=self, cascade=cascade)):
-                future = loop.create_future()
-                if self._waiters is None:
-                    self._waiters = []
-                entry = (future, cascade)
-                self._waiters.append(entry)
-                try:
-                    await future
-                finally:
-                    if entry in self._waiters:
-                        self._waiters.remove(entry)
+                await self._end(cascade)
         ended = sorted(self._ended, key=lambda delivery: delivery.owner.number)
         outcomes = tuple(outcome_of(delivery, self._accepted_at) for delivery in ended)
         if check:
             check_outcomes(self.event, outcomes)
         return outcomes
+
+    async def _end(self, cascade: bool) -> None:
+        future = self._bus._bind().create_future()
+        entry = (future, cascade)
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(entry)
+        try:
+            await future
+        finally:
+            self._waiters.remove(entry)
 
     def __repr__(self) -> str:
         return f"<Receipt of {self.event!r}: {len(self._ended)} of {self._total} ended>"

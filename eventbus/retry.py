@@ -39,7 +39,7 @@ class Retry:
     jitter: float = 0.2
     """The largest random lengthening, as a share of the pause: 0.2 is up to 20 % longer."""
     on: tuple[type[BaseException], ...] = (Exception,)
-    """Errors worth another attempt. Others, and those that are no ``Exception``, end the delivery."""
+    """Errors worth another attempt. What is no ``Exception`` never is."""
 
     def __post_init__(self) -> None:
         if (

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from eventbus import _binding, _ends, _registration
 from eventbus.errors import BusClosed, PayloadError
-from eventbus.event import Event
 from eventbus.receipt import wake
 
 if TYPE_CHECKING:
+    from eventbus._delivery import Status
     from eventbus._engine import Engine
+    from eventbus.event import Event
+    from eventbus.receipt import Receipt
     from eventbus.subscription import Subscription, SubscriptionOptions
     from eventbus.topics import Topic
 
@@ -119,8 +121,6 @@ class EventStream(Generic[T_co]):
         subscription = self.subscription
         while subscription.queue:
             receipt = subscription.queue.popleft()
-            if subscription.full:
-                self._bus._make_room(subscription)
             event: Event[Any] = receipt.event
             try:
                 if subscription.payload is not None:
@@ -128,15 +128,22 @@ class EventStream(Generic[T_co]):
                     data = subscription.payload.validate(event.data, what)
                     event = event if data is event.data else event.with_data(data)
             except Exception as error:
-                _ends.end_unstarted(subscription, receipt, "failed", error)()
-                self._bus._find_place(subscription)
+                self._end_reading(receipt, "failed", error)
                 if not isinstance(error, PayloadError):
                     raise
                 continue
-            _ends.end_unstarted(subscription, receipt, "handled")()
-            self._bus._find_place(subscription)
+            self._end_reading(receipt, "handled")
             return event
         return None
+
+    def _end_reading(
+        self, receipt: Receipt, status: Status, error: BaseException | None = None
+    ) -> None:
+        tell = _ends.end_unstarted(self.subscription, receipt, status, error)
+        self._bus._find_place(self.subscription)
+        if self.subscription.full:
+            self._bus._make_room(self.subscription)
+        tell()
 
     async def _wait(self) -> None:
         future = asyncio.get_running_loop().create_future()
@@ -165,7 +172,7 @@ class EventStream(Generic[T_co]):
         return f"<EventStream {state}: {unread} unread, {self.lagged} lagged>"
 
 
-async def wait_for(stream: EventStream[T_co], timeout: float | None) -> Event[T_co]:  # noqa: ASYNC109 - measured by the bus's own clock
+async def wait_for(stream: EventStream[T_co], timeout: float | None) -> Event[T_co]:
     """The stream's first event, within so many seconds."""
     bus = stream._bus
     timed_out = False

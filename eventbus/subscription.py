@@ -17,9 +17,8 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
-from eventbus._delivery import Delivery
 from eventbus._handler import Handler, describe_callable, locate_callable
 from eventbus._queues import KeyedQueue, Lane
 from eventbus.errors import OptionError
@@ -29,8 +28,9 @@ if TYPE_CHECKING:
     from types import CodeType
 
     from eventbus._admission import Ticket
-    from eventbus._payload import Payload
+    from eventbus._delivery import Delivery
     from eventbus._engine import Engine
+    from eventbus._payload import Payload
     from eventbus.event import Event
     from eventbus.receipt import Receipt
     from eventbus.stream import EventStream
@@ -65,7 +65,7 @@ class SubscriptionOptions(TypedDict, total=False):
     key: Callable[[Event[Any]], Hashable] | None
     """With ``concurrency`` above 1: events of equal key run one after the other, in order."""
     capacity: int
-    """How many events from outside publishers may be queued, beside those that run. Default 1,024."""
+    """How many events may be queued, beside those that run. Default 1,024."""
     overflow: Overflow
     """What a full queue does. Default ``"block"``: the publisher waits."""
     timeout: float | None
@@ -125,13 +125,10 @@ def check_seconds(name: str, value: object, *, optional: bool = False, zero: boo
     """Refuse what is no usable number of seconds."""
     if value is None and optional:
         return
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        if value > 0 or (zero and value == 0):
-            return
-    least = (
-        "a finite number of seconds, 0 or more" if zero else "a finite number of seconds above 0"
-    )
-    raise OptionError(f"{name}={value!r}: pass {least}")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):  # type: ignore[arg-type, operator]  # it is a number by then
+        least = "0 or more" if zero else "above 0"
+        raise OptionError(f"{name}={value!r}: pass a finite number of seconds, {least}")
 
 
 DEFAULTS: Final = Options()
@@ -191,7 +188,7 @@ class Subscription:
         "standing",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - called in one place
         self,
         bus: Engine,
         number: int,
@@ -280,7 +277,7 @@ class Subscription:
             if field.name != "name" and getattr(self._options, field.name) != field.default
         }
 
-    def __enter__(self) -> Subscription:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -310,6 +307,7 @@ class Subscription:
 
     @property
     def overflow(self) -> Overflow:
+        """What its full queue does."""
         return self._options.overflow
 
     @property
@@ -360,7 +358,7 @@ class Subscription:
         """Whether a delivery could be started right now."""
         if self._due:
             return True
-        if not self.queue or self.running >= self.concurrency:
+        if not self.queue or self.running >= self.concurrency or self.reader is not None:
             return False
         return not isinstance(self.queue, KeyedQueue) or self.queue.ready
 

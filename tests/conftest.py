@@ -20,14 +20,13 @@ import os
 os.environ.setdefault("EVENTBUS_DEBUG", "1")  # read once, when the core is imported
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 import eventbus._pump
 import eventbus._state
-from eventbus import EventBus
+from eventbus import EventBus, Subscription
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
 VARIANT = os.environ.get("EVENTBUS_TEST_VARIANT", "")
 VARIANTS = ("", "careful", "eager", "uvloop", "debug")
+EAGER = getattr(asyncio, "eager_task_factory", None)  # from Python 3.12 on
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["PYTHONASYNCIODEBUG"] = "1"  # for loops that tests make by themselves
         config.option.asyncio_debug = True  # for those of pytest-asyncio, which overrides it
     elif VARIANT == "eager":
-        if sys.version_info < (3, 12):
+        if EAGER is None:
             raise pytest.UsageError("EVENTBUS_TEST_VARIANT=eager needs Python 3.12")
         _make_every_loop_with(_new_eager_loop)
     elif VARIANT == "uvloop":
@@ -85,7 +85,7 @@ def _make_every_loop_with(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> 
 
 def _new_eager_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.SelectorEventLoop()
-    loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - unknown to 3.11's types
+    loop.set_task_factory(EAGER)
     return loop
 
 
@@ -122,7 +122,8 @@ def accounts(
 
 def assert_balanced(bus: EventBus) -> None:
     """Assert P6: what was accepted has ended in one of four ways, or is pending."""
-    for owner in (bus, *bus.subscriptions):
+    owners: list[EventBus | Subscription] = [bus, *bus.subscriptions]
+    for owner in owners:
         s = owner.statistics()
         ends = s.handled + s.failed + s.dropped + s.cancelled
         assert s.accepted == ends + s.pending, f"the accounts of {owner!r} do not balance: {s}"

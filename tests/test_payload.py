@@ -158,9 +158,17 @@ def test_classes_without_schema_inside() -> None:
 MISFITS = [
     (Paid, {}, "Paid: amount: Field required"),
     (Refunded, {"paid": {}}, "Refunded: paid.amount: Field required"),
-    (Refunded, {"paid": {"amount": 1}, "how": "value"}, "Refunded: how: Value error, not like this"),
+    (
+        Refunded,
+        {"paid": {"amount": 1}, "how": "value"},
+        "Refunded: how: Value error, not like this",
+    ),
     (Refunded, {"paid": {"amount": 1}, "how": "nested"}, "Refunded: how.amount: Input should be"),
-    (dict[str, list[int]], {"a": [1, "x"]}, "dict[str, list[int]]: a.1: Input should be a valid int"),
+    (
+        dict[str, list[int]],
+        {"a": [1, "x"]},
+        "dict[str, list[int]]: a.1: Input should be a valid int",
+    ),
     (int, "x", "int: Input should be a valid integer"),
     (Connection, {}, "Connection: Input should be an instance of Connection"),
     (Work, {"connection": 1}, "Work: Input should be an instance of Work"),
@@ -216,7 +224,7 @@ def test_an_error_can_be_pickled() -> None:
     """Message and errors survive a pickle."""
     with pytest.raises(PayloadError) as caught:
         payload(Paid).validate({}, "x")
-    twin = pickle.loads(pickle.dumps(caught.value))
+    twin = pickle.loads(pickle.dumps(caught.value))  # noqa: S301  # the test's own pickle
     assert str(twin) == str(caught.value)
     assert twin.errors == caught.value.errors
 

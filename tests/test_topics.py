@@ -40,7 +40,7 @@ class StrName(enum.StrEnum):
     PAID = "invoice.paid"
 
 
-class MixedName(str, enum.Enum):
+class MixedName(str, enum.Enum):  # noqa: UP042  # a StrEnum hashes as its value
     """A string that hashes and prints as something else."""
 
     PAID = "invoice.paid"
@@ -101,8 +101,11 @@ BAD_IN_BOTH = [
     ("a\u00a0", r"character '\xa0' is not allowed (white space) at position 0 (character 1)"),
     ("a.\u2028", r"character '\u2028' is not allowed (white space) at position 1 (character 2)"),
     ("a.\x00b", r"character '\x00' is not allowed (a control character) at position 1"),
-    ("a.b\x7f", r"character '\x7f' is not allowed (a control character) at position 1 (character 3)"),
-    ("a.\x9fb", r"character '\x9f' is not allowed (a control character): leave".split(":")[0]),
+    (
+        "a.b\x7f",
+        r"character '\x7f' is not allowed (a control character) at position 1 (character 3)",
+    ),
+    ("a.\x9fb", r"character '\x9f' is not allowed (a control character) at position 1"),
     ("a.\ud83d", r"character '\ud83d' is not allowed (a surrogate) at position 1 (character 2)"),
     ("\udfffa", r"character '\udfff' is not allowed (a surrogate) at position 0 (character 0)"),
     ("a b", "leave it out or encode it"),
@@ -113,7 +116,10 @@ BAD_IN_BOTH = [
     ("x" * 256, "256 bytes of UTF-8 are too long: shorten it to 255 at most"),
     ("\u00e9" * 128, "256 bytes of UTF-8 are too long"),
     ("\ud800" * 86, "258 bytes of UTF-8 are too long"),
-    (".".join("a" * 33), "33 tokens are too deep: use 32 at most (the first too many is at position 32)"),
+    (
+        ".".join("a" * 33),
+        "33 tokens are too deep: use 32 at most (the first too many is at position 32)",
+    ),
 ]
 BAD_TOPICS = [
     *BAD_IN_BOTH,
@@ -141,7 +147,7 @@ BAD_PATTERNS = [
 @pytest.mark.parametrize(("text", "message"), BAD_TOPICS)
 def test_bad_topics(text: str, message: str) -> None:
     """A bad topic is refused with its position and the cure."""
-    with pytest.raises(TopicError, match="^bad topic ") as caught:
+    with pytest.raises(TopicError, match=r"^bad topic ") as caught:
         check_topic(text)
     assert message in str(caught.value)
     assert isinstance(caught.value, ValueError)
@@ -150,7 +156,7 @@ def test_bad_topics(text: str, message: str) -> None:
 @pytest.mark.parametrize(("text", "message"), BAD_PATTERNS)
 def test_bad_patterns(text: str, message: str) -> None:
     """A bad pattern is refused with its position and the cure."""
-    with pytest.raises(PatternError, match="^bad pattern ") as caught:
+    with pytest.raises(PatternError, match=r"^bad pattern ") as caught:
         check_pattern(text)
     assert message in str(caught.value)
     assert isinstance(caught.value, ValueError)
@@ -292,7 +298,9 @@ def test_matches(pattern: str, yes: list[str], no: list[str]) -> None:
 def test_matches_agrees_with_a_regular_expression() -> None:
     """All patterns and topics up to four tokens: '*' is [^.]+ and '**' is all of the rest."""
     dotted = [
-        ".".join(tokens) for n in range(1, 5) for tokens in itertools.product(("a", "b", "*"), repeat=n)
+        ".".join(tokens)
+        for n in range(1, 5)
+        for tokens in itertools.product(("a", "b", "*"), repeat=n)
     ]
     topics = [text for text in dotted if is_literal(text)]
     patterns = dotted + ["**"] + [f"{text}.**" for text in dotted if text.count(".") < 3]
@@ -377,7 +385,12 @@ def test_a_topic_is_no_str() -> None:
     assert not isinstance(Topic("a"), str)
 
 
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def pickled(value: Any) -> Any:
+    """A value after a journey in a pickle."""
+    return pickle.loads(pickle.dumps(value))  # noqa: S301  # the test's own pickle
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickled])
 def test_a_topic_can_be_copied_and_pickled(again: Any) -> None:
     """A copy has all attributes and validates, also when the original has validated before."""
     topic = Topic("invoice.paid", Paid, description="x")
@@ -405,7 +418,10 @@ def test_validate_of_a_topic() -> None:
     assert topic.validate({"amount": "2"}) == Paid(amount=2)
     with pytest.raises(PayloadError) as caught:
         topic.validate({})
-    assert str(caught.value) == "data for topic 'invoice.paid' does not fit Paid: amount: Field required"
+    assert (
+        str(caught.value)
+        == "data for topic 'invoice.paid' does not fit Paid: amount: Field required"
+    )
 
 
 def test_validate_leaves_an_instance_unchecked() -> None:

@@ -1,0 +1,165 @@
+"""Every example in README.md and in the package's docstrings runs.
+
+README.md: each ``python`` block runs as a program of its own, with ``await`` allowed at the top
+level. A block after the comment ``<!-- continues -->`` goes on with the names of the block before
+it. Commands and code of other languages are not run; there is no way to exempt a ``python`` block.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+import types
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import eventbus
+
+README = Path(__file__).parent.parent / "README.md"
+LEAST_BLOCKS = 15
+NOT_RUN = {"bash", "console", "js", "json", "jsonl", "text", "toml"}
+FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
+
+
+class Block(NamedTuple):
+    """A fenced block of a Markdown text."""
+
+    line: int
+    """Where its first line of code stands, counted from 1."""
+    language: str
+    continues: bool
+    code: str
+
+
+def parse_blocks(text: str) -> list[Block]:
+    """The fenced blocks of a Markdown text, in order."""
+    blocks: list[Block] = []
+    lines = iter(enumerate(text.splitlines(), start=1))
+    comment = ""
+    for number, line in lines:
+        if not (opening := FENCE.match(line)):
+            comment = line.strip() or comment
+            continue
+        indent, fence, info = opening.groups()
+        code: list[str] = []
+        for _, inner in lines:
+            if inner.strip() == fence:
+                break
+            code.append(inner.removeprefix(indent))
+        else:
+            raise ValueError(f"the block that begins in line {number} does not end")
+        blocks.append(
+            Block(number + 1, info.strip(), comment == "<!-- continues -->", "\n".join(code))
+        )
+        comment = ""
+    return blocks
+
+
+def chain(blocks: list[Block]) -> list[list[Block]]:
+    """The ``python`` blocks, those together that share their names."""
+    chains: list[list[Block]] = []
+    for block in blocks:
+        if block.language == "python":
+            if block.continues:
+                chains[-1].append(block)
+            else:
+                chains.append([block])
+    return chains
+
+
+def run(block: Block, namespace: dict[str, object], path: str) -> None:
+    """Run a block; with a top-level ``await``, in an event loop of its own."""
+    source = "\n" * (block.line - 1) + block.code  # so that tracebacks name the right line
+    code = compile(source, path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    if code.co_flags & inspect.CO_COROUTINE:
+        asyncio.run(types.FunctionType(code, namespace)())
+    else:
+        exec(code, namespace)  # noqa: S102 - the README is ours
+
+
+def run_chain(blocks: list[Block], path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run blocks that share their names, in a module that the import system knows.
+
+    Models and annotations of the examples are looked up there.
+    """
+    module = types.ModuleType("readme_example")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for block in blocks:
+        run(block, vars(module), path)
+
+
+BLOCKS = parse_blocks(README.read_text(encoding="utf-8")) if README.exists() else []
+
+
+@pytest.mark.parametrize(
+    "blocks", [pytest.param(blocks, id=f"line-{blocks[0].line}") for blocks in chain(BLOCKS)]
+)
+def test_readme(blocks: list[Block], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python of the README runs as it stands."""
+    run_chain(blocks, str(README), monkeypatch)
+
+
+@pytest.mark.skipif(not README.exists(), reason="there is no README.md")
+def test_readme_has_its_examples_and_no_unknown_blocks() -> None:
+    """The README shows a good number of examples, and each block says what language it is."""
+    assert sum(block.language == "python" for block in BLOCKS) >= LEAST_BLOCKS
+    unknown = [block for block in BLOCKS if block.language not in {"python", *NOT_RUN}]
+    assert unknown == []
+
+
+def find_doctests() -> list[doctest.DocTest]:
+    """The docstrings of the package that have examples."""
+    names = [module.name for module in pkgutil.walk_packages(eventbus.__path__, prefix="eventbus.")]
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    modules = [importlib.import_module(name) for name in ("eventbus", *names)]
+    tests = (test for module in modules for test in finder.find(module))
+    return sorted(test for test in tests if test.examples)
+
+
+@pytest.mark.parametrize("example", [pytest.param(test, id=test.name) for test in find_doctests()])
+def test_docstring(example: doctest.DocTest) -> None:
+    """The examples of a docstring give what they show."""
+    said: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    runner.run(example, out=said.append, clear_globs=False)
+    assert "".join(said) == ""
+
+
+def test_the_runner_shares_names_only_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are independent, unless the comment joins one to the block before it."""
+    text = """
+```python
+import asyncio
+x = 1
+```
+
+<!-- continues -->
+```python
+await asyncio.sleep(0)
+assert x == 1
+```
+
+```python
+assert "x" not in globals()
+```
+"""
+    chains = chain(parse_blocks(text))
+    assert [[block.line for block in blocks] for blocks in chains] == [[3, 9], [14]]
+    for blocks in chains:
+        run_chain(blocks, "text", monkeypatch)
+
+
+def test_the_runner_fails_with_the_line_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An example that fails fails its test, and the traceback names the line in the text."""
+    (blocks,) = chain(parse_blocks("\n```python\nx = 1\nawait broken()\n```\n"))
+    with pytest.raises(NameError) as caught:
+        run_chain(blocks, "text", monkeypatch)
+    assert caught.traceback[-1].lineno == 3  # counted from 0: line 4

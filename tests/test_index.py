@@ -1,0 +1,518 @@
+"""The index finds what matches() says, always, and remembers no more and no longer than it may."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import random
+import time
+import tracemalloc
+import weakref
+from typing import Any, final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eventbus import _index
+from eventbus._index import GENERATION_REFERENCES, GENERATION_TOPICS, Generations, Index, Route
+from eventbus.topics import matches
+
+
+@final
+class Listener:
+    """As much of a subscription as the index needs."""
+
+    __slots__ = ("__weakref__", "number", "patterns", "plain")
+
+    def __init__(self, number: int, patterns: tuple[str, ...] = (), *, plain: bool = True) -> None:
+        self.number = number
+        self.plain = plain
+        self.patterns = patterns
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("the index may not compare subscriptions")
+
+    __hash__ = None  # type: ignore[assignment]  # nor hash them
+
+    def __repr__(self) -> str:
+        return f"#{self.number}"
+
+
+class Checked:
+    """An index beside a plain list of the same listeners, which are filtered by matches()."""
+
+    def __init__(self) -> None:
+        self.index: Index[Listener] = Index()
+        self.listeners: list[Listener] = []
+        self.numbers = itertools.count()
+
+    def add(self, *patterns: str, plain: bool = True) -> Listener:
+        """Subscribe to a union of patterns."""
+        listener = Listener(next(self.numbers), patterns, plain=plain)
+        self.listeners.append(listener)
+        self.index.add(listener, patterns)
+        return listener
+
+    def remove(self, place: int = 0) -> None:
+        """Unsubscribe the listener at a place of the list."""
+        listener = self.listeners.pop(place)
+        self.index.remove(listener, listener.patterns)
+
+    def check(self, *topics: str) -> None:
+        """Compare what the index says, from memory and anew, with the list."""
+        for topic in topics:
+            expected = [
+                each.number
+                for each in self.listeners
+                if any(matches(pattern, topic) for pattern in each.patterns)
+            ]
+            route = reach(self.index, topic)
+            assert [each.number for each in route.subscriptions] == expected, topic
+            assert route.plain == all(each.plain for each in route.subscriptions)
+            assert self.index.match(topic) is route
+            assert [each.number for each in self.index.walk(topic)] == expected, topic
+
+    def check_patterns(self) -> None:
+        """Compare what the index says of itself with the list."""
+        patterns = sorted({pattern for each in self.listeners for pattern in each.patterns})
+        assert sorted(self.index.patterns()) == patterns
+        assert len(self.index) == len(patterns)
+        numbers = [each.number for each in self.index.subscriptions()]
+        assert numbers == [each.number for each in self.listeners]
+
+    def check_empty(self) -> None:
+        """Nothing is left of any pattern."""
+        assert not self.listeners
+        assert len(self.index) == 0
+        assert self.index._exact == {}
+        assert self.index._wild == {}
+        assert self.index._roots == {}
+
+
+def reach(index: Index[Listener], topic: str) -> Route[Listener]:
+    """What a bus does: the remembered route, or else a new one."""
+    return index.match(topic) or index.route(topic)
+
+
+def remembered(index: Index[Listener]) -> dict[str, Route[Listener]]:
+    """The routes in the cache."""
+    return index._routes.old | index._routes.young
+
+
+def dotted(alphabet: str, longest: int) -> list[str]:
+    """All texts of up to so many tokens."""
+    return [
+        ".".join(tokens)
+        for n in range(1, longest + 1)
+        for tokens in itertools.product(alphabet, repeat=n)
+    ]
+
+
+def patterns_of(alphabet: str, longest: int) -> list[str]:
+    """All patterns of up to so many tokens."""
+    short = dotted(alphabet + "*", longest - 1)
+    return [*dotted(alphabet + "*", longest), "**", *(f"{text}.**" for text in short)]
+
+
+# ---- It agrees with matches()
+
+
+def test_each_pattern_alone() -> None:
+    """Every pattern of up to four tokens, alone in the index, against every topic."""
+    topics = dotted("abc", 4)
+    for pattern in patterns_of("ab", 4):
+        checked = Checked()
+        checked.add(pattern)
+        checked.check(*topics)
+        checked.remove()
+        checked.check_empty()
+
+
+def test_all_patterns_at_once() -> None:
+    """All patterns of up to four tokens in one index, added and removed in random order."""
+    topics, patterns = dotted("abc", 4), patterns_of("ab", 4)
+    rng = random.Random(1)
+    rng.shuffle(patterns)
+    checked = Checked()
+    for pattern in patterns:
+        checked.add(pattern)
+        checked.check(*rng.sample(topics, 5))
+    checked.check(*topics)
+    checked.check_patterns()
+    while checked.listeners:
+        checked.remove(rng.randrange(len(checked.listeners)))
+        checked.check(*rng.sample(topics, 5))
+    checked.check(*topics)
+    checked.check_empty()
+
+
+def test_all_pairs_of_patterns() -> None:
+    """Every two patterns: what one leaves in the trie does not touch the other."""
+    topics = dotted("ab", 3)
+    patterns = patterns_of("a", 3)
+    for first, second in itertools.product(patterns, patterns):
+        checked = Checked()
+        checked.add(first)
+        checked.check(*topics)
+        checked.add(second)
+        checked.check(*topics)
+        checked.remove()
+        checked.check(*topics)
+        checked.check_patterns()
+        checked.remove()
+        checked.check(*topics)
+        checked.check_empty()
+
+
+@pytest.mark.parametrize("longest", [2, 4])
+def test_random_churn(longest: int) -> None:
+    """Subscribe, unsubscribe and match in any order, for long: every answer is right."""
+    rng = random.Random(longest)
+    topics, patterns = dotted("abc", longest), patterns_of("ab", longest)
+    checked = Checked()
+    for _ in range(4000):
+        if rng.random() < 0.5 and len(checked.listeners) < 30:
+            union = rng.sample(patterns, rng.choice((1, 1, 2, 3)))
+            checked.add(*union, plain=rng.random() < 0.9)
+        elif checked.listeners:
+            checked.remove(rng.randrange(len(checked.listeners)))
+        checked.check(*rng.sample(topics, 3))
+        if rng.random() < 0.02:
+            while checked.listeners:
+                checked.remove(-1)
+            checked.check(*topics)
+            checked.check_empty()
+    checked.check_patterns()
+
+
+steps = st.one_of(
+    st.tuples(
+        st.just("add"), st.sets(st.sampled_from(patterns_of("ab", 3)), min_size=1, max_size=3)
+    ),
+    st.tuples(st.just("remove"), st.integers(0, 100)),
+    st.tuples(st.just("match"), st.sampled_from(dotted("abc", 3))),
+)
+
+
+@given(st.lists(steps, max_size=40))
+def test_churn(steps: list[tuple[str, Any]]) -> None:
+    """The same with the steps that hypothesis likes, and every topic compared at the end."""
+    checked = Checked()
+    for step, what in steps:
+        if step == "add":
+            checked.add(*what)
+        elif step == "match":
+            checked.check(what)
+        elif checked.listeners:
+            checked.remove(what % len(checked.listeners))
+    checked.check(*dotted("abc", 3))
+    checked.check_patterns()
+    while checked.listeners:
+        checked.remove()
+    checked.check_empty()
+
+
+@pytest.mark.parametrize("pattern", ["a.b", "a.*", "a.**", "**"])
+def test_many_subscribers_of_one_pattern(pattern: str) -> None:
+    """Growing and shrinking across the size where a slot changes its form, at both ends."""
+    rng = random.Random(1)
+    checked = Checked()
+    for _ in range(3):
+        for _ in range(80):
+            checked.add(pattern)
+            checked.check("a.b", "c")
+        for _ in range(75):
+            checked.remove(rng.choice((0, -1, rng.randrange(len(checked.listeners)))))
+            checked.check("a.b", "c")
+    checked.check_patterns()
+    while checked.listeners:
+        checked.remove(-1)
+    checked.check_empty()
+
+
+def test_order_of_subscription() -> None:
+    """Whatever kind of pattern brings them, subscriptions come in order, and each once."""
+    checked = Checked()
+    for patterns in (["a.*"], ["**"], ["a.b", "a.*", "*.b", "**"], ["a.b"], ["a.**"], ["*.*"]):
+        checked.add(*patterns)
+    assert [each.number for each in reach(checked.index, "a.b").subscriptions] == [0, 1, 2, 3, 4, 5]
+
+
+def test_deep_patterns() -> None:
+    """Thirty-two tokens, every one of them a fork: the walk is no recursion and finds all."""
+    checked = Checked()
+    rng = random.Random(1)
+    for _ in range(200):
+        checked.add(".".join(rng.choice("a*") for _ in range(32)))
+        checked.add(".".join(rng.choice("a*") for _ in range(rng.randrange(1, 32))) + ".**")
+    checked.check(".".join("a" * 32), ".".join("a" * 31), "a", "a.b")
+
+
+def test_the_index_describes_itself() -> None:
+    """Its repr counts patterns; a route's shows whom it reaches."""
+    checked = Checked()
+    checked.add("a.b", "a.*")
+    assert repr(checked.index) == "<Index: 2 patterns>"
+    assert repr(checked.index.route("a.b")) == "Route((#0,))"
+
+
+def test_patterns_is_a_snapshot() -> None:
+    """Who iterates over the patterns may unsubscribe meanwhile."""
+    checked = Checked()
+    checked.add("a.b", "a.*")
+    for pattern in checked.index.patterns():
+        checked.add(f"x.{pattern}")
+    assert len(checked.index) == 4
+
+
+# ---- What it remembers
+
+
+def test_an_unknown_topic_is_not_remembered() -> None:
+    """match() answers nothing for what route() was never given, so nothing unchecked gets in."""
+    checked = Checked()
+    checked.add("**")
+    assert checked.index.match("not a topic") is None
+    checked.index.walk("a.b")
+    assert checked.index.match("a.b") is None
+
+
+def test_a_topic_without_listeners_is_remembered() -> None:
+    """Nobody listens: that, too, is found out once."""
+    index: Index[Listener] = Index()
+    assert index.match("a.b") is None
+    route = index.route("a.b")
+    assert (route.subscriptions, route.plain) == ((), True)
+    assert index.match("a.b") is route
+
+
+def recalled(checked: Checked) -> Route[Listener]:
+    """The route of a.b.c, which needs no walk."""
+    route = checked.index.match("a.b.c")
+    assert route is not None
+    return route
+
+
+@pytest.fixture
+def warm() -> Checked:
+    """An index that has met a.b.c, which one pattern with wildcards matches."""
+    checked = Checked()
+    checked.add("a.b.*")
+    checked.check("a.b.c")
+    assert len(recalled(checked).slots) == 1
+    return checked
+
+
+HARMLESS = ["a.b.c", "a.b.*", "**", "z.b.*", "z.**", "a.b", "z"]
+HARMFUL = ["a.b.**", "a.*.c", "a.z.*", "*.b.c", "*", "*.**"]
+
+
+@pytest.mark.parametrize("pattern", HARMLESS)
+def test_a_walk_is_repeated_only_if_needed(warm: Checked, pattern: str) -> None:
+    """A second subscriber, a literal pattern, '**' or another first token: no new walk is made."""
+    before = recalled(warm)
+    listener = warm.add(pattern)
+    added = recalled(warm)
+    assert added is not before
+    assert added.slots is before.slots
+    numbers = [each.number for each in added.subscriptions]
+    assert (listener.number in numbers) == matches(pattern, "a.b.c")
+    warm.remove(1)
+    assert recalled(warm).slots is before.slots
+    warm.check("a.b.c")
+
+
+@pytest.mark.parametrize("pattern", HARMFUL)
+def test_a_walk_is_repeated_if_needed(warm: Checked, pattern: str) -> None:
+    """A new pattern with wildcards that may concern the topic makes the index look again, once."""
+    warm.add(pattern)
+    assert warm.index.match("a.b.c") is None
+    warm.check("a.b.c")
+    route = recalled(warm)
+    warm.remove(1)
+    assert recalled(warm).slots is route.slots
+    warm.check("a.b.c")
+
+
+def test_the_same_pattern_again_is_a_new_one(warm: Checked) -> None:
+    """Its last subscriber leaves, another comes: the remembered walk does not hide the new one."""
+    for _ in range(3):
+        warm.remove()
+        assert warm.index.match("a.b.c") is not None
+        warm.add("a.b.*")
+        assert warm.index.match("a.b.c") is None
+        warm.check("a.b.c")
+
+
+def test_a_walk_in_the_old_generation_can_be_stale(warm: Checked) -> None:
+    """A walk that is found in the old generation is looked at as critically as a young one."""
+    for n in range(GENERATION_TOPICS):
+        reach(warm.index, f"topic.n{n}")
+    warm.add("a.**")
+    assert warm.index.match("a.b.c") is None
+    warm.check("a.b.c")
+
+
+def test_a_route_in_hand_does_not_change(warm: Checked) -> None:
+    """Who holds a route holds the subscriptions of that moment, whoever comes or leaves."""
+    route = reach(warm.index, "a.b.c")
+    held = route.subscriptions
+    warm.add("a.b.*")
+    warm.add("a.b.c")
+    warm.remove(0)
+    reach(warm.index, "a.b.c")
+    assert route.subscriptions is held
+    assert [each.number for each in held] == [0]
+
+
+@pytest.mark.parametrize("pattern", ["a.b", "a.*", "a.**", "**"])
+@pytest.mark.parametrize("others", [0, 1, 40])
+def test_no_subscription_is_kept_alive(pattern: str, others: int) -> None:
+    """Once removed, a subscription is referred to by nothing, neither slot nor cache."""
+    checked = Checked()
+    for _ in range(others):
+        checked.add(pattern)
+    checked.add(pattern)
+    checked.check("a.b", "a.c", "b")
+    gone = weakref.ref(checked.listeners[-1])
+    checked.remove(-1)
+    gc.collect()
+    assert gone() is None
+
+
+# ---- What it costs
+
+
+def test_the_cache_is_bounded_in_topics() -> None:
+    """However many topics are met, two generations of them are remembered."""
+    checked = Checked()
+    checked.add("topic.*")
+    for n in range(5 * GENERATION_TOPICS):
+        checked.check(f"topic.n{n}")
+        for cache in (checked.index._routes, checked.index._walks):
+            assert len(cache.young) <= GENERATION_TOPICS
+            assert len(cache.old) <= GENERATION_TOPICS
+
+
+def references(routes: dict[str, Route[Listener]]) -> int:
+    """How many subscriptions the routes refer to in all."""
+    return sum(len(route.subscriptions) for route in routes.values())
+
+
+def test_the_cache_is_bounded_in_references() -> None:
+    """Many subscribers to each of many topics: few topics are remembered."""
+    index: Index[Listener] = Index()
+    for n in range(3000):
+        index.add(Listener(n), ("**",))
+    for n in range(100):
+        route = reach(index, f"topic.n{n}")
+        assert index.match(f"topic.n{n}") is route
+        assert references(index._routes.young) <= GENERATION_REFERENCES
+        assert references(index._routes.old) <= GENERATION_REFERENCES
+    assert GENERATION_REFERENCES // 3000 <= len(remembered(index)) < 50
+
+
+def test_a_large_fan_out_is_remembered() -> None:
+    """A route larger than a whole generation is in the cache all the same, with few others."""
+    index: Index[Listener] = Index()
+    for n in range(GENERATION_REFERENCES + 1):
+        index.add(Listener(n), ("a.*",))
+    large = index.route("a.b")
+    assert index.match("a.b") is large
+    index.route("z")
+    assert index.match("a.b") is large
+    index.route("a.c")
+    index.route("a.d")
+    assert len(remembered(index)) <= 3
+
+
+def test_a_slot_is_shared_by_its_routes() -> None:
+    """Topics that one pattern alone brings share one tuple of its subscribers."""
+    checked = Checked()
+    for _ in range(50):
+        checked.add("a.*")
+    first, second = (reach(checked.index, topic) for topic in ("a.b", "a.c"))
+    assert first.subscriptions is second.subscriptions
+
+
+def test_walks_are_bounded_in_references() -> None:
+    """Many patterns that match many topics: the walks remembered are few as well."""
+    index: Index[Listener] = Index()
+    for n, pattern in enumerate(itertools.product("a*", repeat=10)):
+        index.add(Listener(n), (".".join((*pattern, "**")),))
+    topic = ".".join("a" * 10)
+    for n in range(200):
+        reach(index, f"{topic}.n{n}")
+        held = sum(len(slots) for _, slots in index._walks.young.values())
+        assert held <= GENERATION_REFERENCES
+    assert len(index._walks.young) + len(index._walks.old) < 200
+
+
+def test_what_is_in_use_stays() -> None:
+    """A topic that is met now and then survives any number of topics that are met once."""
+    index: Index[Listener] = Index()
+    route = index.route("hot")
+    for n in range(10 * GENERATION_TOPICS):
+        index.route(f"cold.n{n}")
+        if n % (GENERATION_TOPICS // 2) == 0:
+            assert index.match("hot") is route
+    for n in range(2 * GENERATION_TOPICS):
+        index.route(f"cold.n{n}")
+    assert index.match("hot") is None
+
+
+def test_generations_count_references_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is put again, promoted or cleared is weighed once."""
+    monkeypatch.setattr(_index, "GENERATION_REFERENCES", 10)
+    cache: Generations[str] = Generations(len)
+    for _ in range(5):
+        cache.put("a", "1234")
+    cache.put("b", "123456")
+    assert cache.young == {"a": "1234", "b": "123456"}
+    cache.put("c", "1")
+    assert (cache.young, cache.old) == ({"c": "1"}, {"a": "1234", "b": "123456"})
+    assert cache.get("b") == "123456"
+    assert (cache.young, cache.old) == ({"c": "1", "b": "123456"}, {"a": "1234"})
+    cache.put("d", "123")
+    assert len(cache.young) == 3
+    cache.clear()
+    assert (cache.young, cache.old) == ({}, {})
+    cache.put("e", "1234567890")
+    assert (cache.young, cache.old) == ({"e": "1234567890"}, {})
+
+
+def test_memory_of_literal_subscriptions() -> None:
+    """A subscription to a topic of its own costs the index less than 100 bytes."""
+    index: Index[Listener] = Index()
+    listeners = [Listener(n) for n in range(20_000)]
+    topics = [f"topic.n{n}" for n in range(20_000)]
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for listener, topic in zip(listeners, topics, strict=True):
+            index.add(listener, (topic,))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 20_000 < 100
+
+
+@pytest.mark.parametrize("pattern", ["a.b", "a.*", "**"])
+@pytest.mark.parametrize("order", ["first", "last", "any"])
+def test_many_subscribers_take_linear_time(pattern: str, order: str) -> None:
+    """100,000 come and go, in any order: seconds would mean that each one copies the others."""
+    index: Index[Listener] = Index()
+    listeners = [Listener(n) for n in range(100_000)]
+    began = time.process_time()
+    for listener in listeners:
+        index.add(listener, (pattern,))
+    assert len(reach(index, "a.b").subscriptions) == 100_000
+    if order == "last":
+        listeners.reverse()
+    elif order == "any":
+        random.Random(1).shuffle(listeners)
+    for listener in listeners:
+        index.remove(listener, (pattern,))
+    assert reach(index, "a.b").subscriptions == ()
+    assert time.process_time() - began < 15

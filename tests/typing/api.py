@@ -1,0 +1,268 @@
+"""The public API as type checkers see it. mypy and pyright check this file; nothing runs it.
+
+``assert_type`` says what an expression must be. A line with ignore comments must be an error: both
+checkers are told to report a comment that ignores nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal, assert_type
+
+from eventbus import (
+    BusClosed,
+    Catalog,
+    Clock,
+    CloseReport,
+    DeadLetter,
+    Event,
+    EventBus,
+    EventBusError,
+    EventStream,
+    Explanation,
+    HandlerErrors,
+    Hook,
+    LogLine,
+    Outcome,
+    Receipt,
+    Retry,
+    Statistics,
+    Subscription,
+    SubscriptionInfo,
+    SubscriptionStatistics,
+    SystemClock,
+    Topic,
+    matches,
+)
+from eventbus.payment_kit import PAYMENT_KIT
+
+
+@dataclass
+class InvoicePaid:
+    id: str
+    amount: int
+
+
+@dataclass
+class CustomerCreated:
+    name: str
+
+
+INVOICE_PAID = Topic("invoice.paid", InvoicePaid, description="Invoice payment completed")
+CUSTOMER_CREATED = Topic("customer.created", CustomerCreated)
+UNTYPED = Topic("anything.at_all")
+
+assert_type(INVOICE_PAID, Topic[InvoicePaid])
+assert_type(UNTYPED, Topic[Any])
+assert_type(INVOICE_PAID.validate({"id": "in_1", "amount": 1}), InvoicePaid)
+assert_type(INVOICE_PAID.name, str)
+assert_type(matches("invoice.*", "invoice.paid"), bool)
+
+bus = EventBus()
+EventBus(name="orders", catalog=PAYMENT_KIT, strict=True, clock=SystemClock(), dead_letters=10)
+EventBus(catalog=Catalog([INVOICE_PAID, "customer.created"]), cascade_limit=5, threads=2)
+EventBus("orders")  # type: ignore[misc]  # pyright: ignore[reportCallIssue] - options are named
+
+
+# ---- Handlers of every kind
+
+
+async def handle(event: Event[Any]) -> None: ...
+def handle_plainly(event: Event[Any]) -> int: ...
+async def handle_invoice(event: Event[InvoicePaid]) -> str: ...
+async def handle_customer(event: Event[CustomerCreated]) -> None: ...
+async def handle_bare(event: Event) -> None: ...
+async def handle_nothing() -> None: ...
+async def handle_with(connection: sqlite3.Connection, event: Event[Any]) -> None: ...
+
+
+class Shop:
+    async def on_paid(self, event: Event[InvoicePaid]) -> None: ...
+    async def __call__(self, event: Event[Any]) -> None: ...
+
+
+assert_type(bus.subscribe(handle), Subscription)
+assert_type(bus.subscribe(handle, "customer.subscription.*", "invoice.paid"), Subscription)
+bus.subscribe(handle_plainly, "invoice.**", thread=True)
+bus.subscribe(handle_bare, "invoice.paid")
+bus.subscribe(lambda event: print(event.type), "invoice.paid")
+bus.subscribe(partial(handle_with, sqlite3.connect(":memory:")), "invoice.paid")
+bus.subscribe(Shop(), "invoice.paid")
+bus.subscribe(Shop().on_paid, "invoice.paid")
+bus.subscribe(handle_invoice, "invoice.*")
+bus.subscribe(handle_nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+bus.subscribe(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+with bus.subscribe(handle) as subscription:
+    assert_type(subscription, Subscription)
+    assert_type(subscription.statistics(), SubscriptionStatistics)
+    assert_type(subscription.name, str)
+    assert_type(subscription.unsubscribe(), None)
+
+# Topics are typed: their handlers take what they carry.
+bus.subscribe(handle_invoice, INVOICE_PAID)
+bus.subscribe(Shop().on_paid, INVOICE_PAID)
+bus.subscribe(handle, INVOICE_PAID, CUSTOMER_CREATED, "invoice.*")
+bus.subscribe(handle_bare, INVOICE_PAID)
+
+bus.subscribe(
+    handle,
+    "invoice.*",
+    name="ledger",
+    where=lambda event: event.data["amount"] > 0,
+    concurrency=8,
+    key=lambda event: event.data["customer"],
+    capacity=10,
+    overflow="drop_oldest",
+    timeout=1.5,
+    retry=Retry(attempts=5, initial=0.5, factor=3, maximum=10, jitter=0, on=(OSError,)),
+    once=True,
+)
+bus.subscribe(handle, concurency=8)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+bus.subscribe(handle, overflow="drop")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@bus.on(INVOICE_PAID)
+async def ship(event: Event[InvoicePaid]) -> str:
+    assert_type(event.data, InvoicePaid)
+    return event.data.id
+
+
+@bus.on("invoice.paid", concurrency=8, key=lambda e: e.data["customer"], timeout=10)
+async def bill(event: Event[Any]) -> None: ...
+
+
+@bus.on()
+def everything(event: Event[Any]) -> int: ...
+
+
+@bus.on(INVOICE_PAID, "customer.*")
+async def several(event: Event[Any]) -> None: ...
+
+
+@bus.on(INVOICE_PAID)
+async def bare(event: Event) -> None: ...
+
+
+@bus.on(INVOICE_PAID)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - other data
+async def wrong(event: Event[CustomerCreated]) -> None: ...
+
+
+# ---- Publishing and waiting
+
+
+async def use() -> None:
+    assert_type(await ship(Event("invoice.paid", InvoicePaid("in_1", 1))), str)
+    everything(Event("a"))
+
+    receipt = await bus.publish("invoice.paid", {"id": "in_1"}, subject="in_1", attributes={"a": 1})
+    assert_type(receipt, Receipt)
+    assert_type(await receipt.outcomes(cascade=True, check=True), tuple[Outcome, ...])
+    assert_type(receipt.event, Event[Any])
+    assert_type(receipt.duplicate, bool)
+    assert_type(await bus.publish_and_wait("a", cascade=True, check=True), tuple[Outcome, ...])
+    assert_type(bus.publish_nowait("a"), Receipt)
+    assert_type(bus.publish_from_thread("a", id="evt_1", time=datetime.now(UTC)), Receipt)
+    await bus.publish("a", 1, subjekt="x")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+    # A type checker refuses a payload that is not the topic's, in each way to publish.
+    paid = InvoicePaid("in_1", 100)
+    await bus.publish(UNTYPED, {"whatever": 1})
+    await bus.publish(INVOICE_PAID, paid)
+    await bus.publish_and_wait(INVOICE_PAID, paid)
+    bus.publish_nowait(INVOICE_PAID, paid)
+    bus.publish_from_thread(INVOICE_PAID, paid)
+    await bus.publish(INVOICE_PAID, {"id": "in_1"})  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await bus.publish(INVOICE_PAID)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    await bus.publish_and_wait(INVOICE_PAID, 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    bus.publish_nowait(INVOICE_PAID, 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    bus.publish_from_thread(INVOICE_PAID, 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    (outcome,) = await receipt.outcomes()
+    assert_type(outcome.status, Literal["handled", "failed", "dropped", "cancelled"])
+    assert_type(outcome.subscription, str)
+    assert_type(outcome.error, BaseException | None)
+    assert_type((outcome.attempts, outcome.queued, outcome.ran), tuple[int, float, float])
+
+    try:
+        await bus.publish_and_wait("a", check=True)
+    except HandlerErrors as errors:
+        assert_type(errors.outcomes, tuple[Outcome, ...])
+        assert_type(errors.exceptions, tuple[Exception | ExceptionGroup[Exception], ...])
+    except BusClosed as closed:
+        error: EventBusError = closed
+        print(error)
+
+
+async def read() -> None:
+    async with bus.stream("invoice.*", capacity=100) as events:
+        assert_type(events, EventStream[Any])
+        assert_type(events.lagged, int)
+        async for event in events:
+            assert_type(event, Event[Any])
+    async with bus.stream(INVOICE_PAID, overflow="drop_newest") as invoices:
+        async for paid in invoices:
+            assert_type(paid.data, InvoicePaid)
+    assert_type(await bus.wait_for("invoice.*", timeout=5), Event[Any])
+    assert_type(
+        (await bus.wait_for(INVOICE_PAID, where=lambda e: e.data.amount > 1)).data, InvoicePaid
+    )
+
+
+async def look(event: Event[InvoicePaid]) -> None:
+    assert_type((event.id, event.type, event.source), tuple[str, str, str])
+    assert_type((event.time, event.subject), tuple[datetime, str | None])
+    assert_type((event.cause, event.root), tuple[str | None, str])
+    if event.delivery is not None:
+        assert_type(event.delivery.attempt, int)
+        assert_type(event.delivery.redelivered, bool)
+        assert_type(event.delivery.subscription, str)
+    event.type = "other"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue] - frozen
+
+
+async def live() -> None:
+    async with bus as entered:
+        assert_type(entered, EventBus)
+        assert_type(await bus.settle(), None)
+    assert_type(await bus.aclose(grace=10), CloseReport)
+    assert_type(bus.statistics(), Statistics)
+    assert_type(bus.statistics().pending, int)
+    assert_type(bus.subscriptions, tuple[Subscription, ...])
+    assert_type(bus.describe(), list[SubscriptionInfo])
+    assert_type(bus.explain("invoice.paid"), Explanation)
+    bus.explain(INVOICE_PAID)
+    for letter in bus.dead_letters:
+        assert_type(letter, DeadLetter)
+        assert_type(letter.event, Event[Any])
+        assert_type(await bus.redeliver(letter), Receipt)
+
+
+# ---- What applications bring
+
+
+class Observer(Hook):
+    def accepted(self, event: Event[Any], deliveries: int) -> None:
+        assert_type(event.type, str)
+
+    def log(self, line: LogLine) -> None:
+        assert_type(line.level, Literal["info", "warning", "error"])
+
+
+EventBus(hooks=[Observer()])
+
+
+class StoppedClock:
+    def time(self) -> float:
+        return 0.0
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+clock: Clock = SystemClock()
+EventBus(clock=StoppedClock())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - no call_later
+
+for topic in PAYMENT_KIT:
+    assert_type(topic, Topic[Any])
