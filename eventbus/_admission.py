@@ -20,7 +20,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from eventbus import _ends
+from eventbus import _deadlock, _ends
 from eventbus._queues import KeyedQueue
 from eventbus.errors import BusClosed, CascadeOverflow, NotSubscribed
 from eventbus.event import accepted_at
@@ -133,6 +133,8 @@ def commit(bus: Engine, receipt: Receipt, verdicts: list[Verdict], inside: Deliv
             _enqueue(bus, subscription, receipt, key, tell)
         if subscription._options.once:
             bus._leave(subscription)
+    if inside is not None:
+        _deadlock.waiting.grew(receipt)
     bus._resume()
     for call in tell:
         call()
@@ -353,7 +355,7 @@ def _warn(bus: Engine) -> None:
     bus._room_timer = None
     now = bus._clock.monotonic()
     for ticket in list(bus._tickets.values()):
-        if now - ticket.since < ROOM_WARNING_SECONDS:
+        if ticket.since + ROOM_WARNING_SECONDS > now:  # the sum that `watch` made, to the last bit
             break
         if not ticket.warned:
             ticket.warned = True

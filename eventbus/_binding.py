@@ -64,6 +64,13 @@ def _take_over(bus: Engine, loop: asyncio.AbstractEventLoop) -> None:
             bus._find_place(subscription)
 
 
+def bury_lost() -> None:
+    """Bury every bus whose loop is closed: a cascade may have gone through several."""
+    for bus in list(instances):
+        if bus._loop is not None and bus._loop.is_closed() and bus._is_busy():
+            _bury(bus)
+
+
 def _bury(bus: Engine) -> None:
     """End what was pending on a loop that is closed: it can never go on there."""
     pending = bus._pending()
@@ -74,6 +81,7 @@ def _bury(bus: Engine) -> None:
     closing, bus._closing = bus._closing, None
     bus._state = State.OPEN if bus._state is State.ENTERED else bus._state
     if closing is not None:
+        closing._stop_timer()
         bus._state = State.CLOSED
     bus._barred = bus._state is State.CLOSED
     _admission.refuse_all(bus)
@@ -115,6 +123,8 @@ def _forget_everything(bus: Engine) -> None:
             delivery.status = "cancelled"
         for name in COUNTS:
             setattr(subscription, name, 0)
+        while subscription.queue:  # in place: a pump may hold it, if a handler made the fork
+            subscription.queue.popleft()
         subscription.queue = subscription._active = subscription._due = subscription._line = None
         subscription.running = 0
         subscription.place = IDLE
@@ -125,6 +135,7 @@ def _forget_everything(bus: Engine) -> None:
     if bus._stepping is not None and bus._stepping.status is None:
         bus._stepping.status = "cancelled"
     bus._left.clear()
+    bus._ready.clear()
     if bus._state is not State.CLOSED:
         bus._state = State.OPEN
     bus._barred = bus._state is State.CLOSED
@@ -138,13 +149,13 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
 def check_other_thread(bus: Engine) -> asyncio.AbstractEventLoop:
     """The loop to hand an event to, for a caller in another thread."""
     loop = bus._loop
-    if bus._state is State.CLOSED or bus._state is State.CLOSING:
+    if bus._state is State.CLOSED:
         raise BusClosed(f"{bus.name} is closed: enter it again with 'async with bus'")
-    if loop is None or bus._state is not State.ENTERED:
+    if loop is None or bus._state is State.OPEN:
         raise BusClosed(
             f"{bus.name} is not entered: publish_from_thread works while 'async with bus' runs"
         )
-    if bus._thread == get_ident():
+    if bus._thread == get_ident() and not loop.is_closed():
         raise WrongLoop(
             f"this is the thread of {bus.name}'s own event loop, which must not wait for itself: "
             "call 'await bus.publish(...)' or bus.publish_nowait(...)"

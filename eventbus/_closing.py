@@ -33,7 +33,7 @@ LAST_SECOND = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CloseReport:
-    """What became of the deliveries since the bus was entered (or last closed).
+    """What became of the deliveries since the bus was made, or last closed.
 
     ``accepted == handled + failed + dropped + cancelled + unread + stored``.
     """
@@ -44,7 +44,7 @@ class CloseReport:
     dropped: int
     cancelled: int
     unread: int = 0
-    """In streams, for their readers to take after the close."""
+    """In streams, for their readers to take after the close. The next report counts them again."""
     stored: int = 0
     """Left in the durable store for the next start."""
     interrupted: Mapping[str, int] = field(default_factory=dict)
@@ -139,6 +139,8 @@ class Closing:
             except asyncio.CancelledError as error:
                 cancelled = error
                 self.expire()
+            finally:
+                self.waiters.remove(future)
         if cancelled is not None:
             raise cancelled
         return self.report

@@ -108,7 +108,7 @@ class Work:
 class Wait:
     """One thing that a handler waits for: the ends of an event's deliveries, or of all of a bus."""
 
-    __slots__ = ("bus", "cascade", "receipt")
+    __slots__ = ("bus", "cascade", "future", "receipt")
 
     def __init__(
         self, *, receipt: Receipt | None = None, cascade: bool = False, bus: Any = None
@@ -116,3 +116,5 @@ class Wait:
         self.receipt = receipt
         self.cascade = cascade
         self.bus = bus
+        self.future: asyncio.Future[None] | None = None
+        """What the waiting code awaits; set for waits that can still turn out to be deadlocks."""

@@ -20,7 +20,7 @@ from eventbus._queues import KeyedQueue
 from eventbus.dead_letters import DeadLetter
 from eventbus.errors import HandlerTimeout
 from eventbus.receipt import outcome_of
-from eventbus.subscription import GONE
+from eventbus.subscription import GONE, check_seconds
 
 if TYPE_CHECKING:
     from eventbus._queues import Lane
@@ -99,6 +99,9 @@ def cancel_for_good(delivery: Delivery) -> None:
     if work.in_thread:
         end(delivery, "cancelled")
     elif work.resume is not None:
+        _end_as_failed(delivery, delivery.error)
+    elif delivery in (delivery.owner._due or ()):  # its pause is over, its next attempt not begun
+        delivery.owner._due.remove(delivery)  # type: ignore[union-attr]  # it is in there
         _end_as_failed(delivery, delivery.error)
     elif work.task is not None:
         _cancel(delivery)
@@ -204,10 +207,12 @@ def _pause_before_next(delivery: Delivery, error: BaseException) -> float | None
     if retry is None or owner.standing == GONE or unwanted or not isinstance(error, Exception):
         return None
     try:
-        return retry.delay(delivery.attempt, error, random=owner.bus._random)
+        pause = retry.delay(delivery.attempt, error, random=owner.bus._random)
+        check_seconds("pause", pause, optional=True)
     except Exception as broken:  # the policy may be the application's own
         error.add_note(f"its Retry raised {broken!r}, so there was no other attempt")
         return None
+    return pause
 
 
 def _pause(delivery: Delivery, seconds: float) -> None:

@@ -130,6 +130,8 @@ class Engine:
     def _start_pump(self) -> None:
         """Make sure that somebody takes what is ready."""
         if self._ready and not self._pumps and self._loop is not None:
+            if self._loop.is_closed():
+                return  # what is ready is lost, and the next use of the bus will see to it
             self._pumps = 1
             PumpTask(self, self._loop)
 
@@ -163,7 +165,7 @@ class Engine:
                     self._start_pump()
             elif not self._open:
                 self._fell_quiet()
-        if DEBUG and self._loop is not None:
+        if DEBUG and self._loop is not None and not self._loop.is_closed():
             check(self)
 
     def _rest(self) -> None:
@@ -241,6 +243,9 @@ class Engine:
     def _bind(self) -> asyncio.AbstractEventLoop:
         return _binding.bind(self)
 
+    def _bury_lost(self) -> None:
+        _binding.bury_lost()
+
     def _leave(self, subscription: Subscription) -> None:
         _registration.leave(self, subscription)
 
@@ -285,6 +290,7 @@ class Engine:
         self._barred = True
         self._last_report = report
         self._totals_at_entry = self._totals()
+        self._totals_at_entry["accepted"] -= report.unread  # those are in the next report again
         for stream in list(self._streams):
             stream._end()
         self._log.write(

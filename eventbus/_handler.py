@@ -68,6 +68,11 @@ def locate_callable(handler: object) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
+def is_coroutine_function(handler: object) -> bool:
+    """Whether calling it only makes a coroutine, which somebody must await."""
+    return callable(handler) and inspect.iscoroutinefunction(_function_of(handler))
+
+
 def _function_of(handler: object) -> object:
     """The function behind partials, bound methods and objects with ``__call__``."""
     while isinstance(handler, functools.partial):
@@ -114,9 +119,12 @@ def _is_unbound_method(handler: Any, function: Any, parameters: list[inspect.Par
 def _model_of(annotation: Any, function: Any, name: str) -> Any:
     """The payload type that an annotation asks for; None for an event of any payload."""
     if isinstance(annotation, str):
-        if annotation.strip("'\"").rpartition(".")[2] == "Event":
-            return None  # a bare Event, perhaps imported under TYPE_CHECKING only
-        annotation = _resolve(annotation, function, name)
+        try:
+            annotation = _resolve(annotation, function, name)
+        except HandlerError:
+            if annotation.strip("'\"").rpartition(".")[2] == "Event":
+                return None  # a bare Event, imported under TYPE_CHECKING only
+            raise
     members = [_unwrap(member) for member in _members(_unwrap(annotation))]
     if any(member in (inspect.Parameter.empty, Any, object, Event) for member in members):
         return None
@@ -165,8 +173,10 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _unwrap(annotation: Any) -> Any:
+    while type(annotation).__name__ == "TypeAliasType":  # the statement `type X = …` of Python 3.12
+        annotation = annotation.__value__
     if typing.get_origin(annotation) is typing.Annotated:
-        return typing.get_args(annotation)[0]
+        return _unwrap(typing.get_args(annotation)[0])
     return annotation
 
 

@@ -93,8 +93,9 @@ async def _pump(task: PumpTask) -> None:
         waiting = run_batch(task)
         rest = False
     finally:
-        bus._stepping = None
-        bus._pump_ended(rest=rest, spread=waiting is not None)
+        if bus._loop is task.get_loop():  # not in a child that the handler has forked
+            bus._stepping = None
+            bus._pump_ended(rest=rest, spread=waiting is not None)
     if waiting is not None:
         await _finish_waiting(task, waiting)
 
@@ -144,6 +145,7 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                 if subscription.full:
                     bus._make_room(subscription)
                     if subscription.standing == GONE:  # a hook has unsubscribed it meanwhile
+                        delivery.attempt = 0
                         _ends.end(delivery, "cancelled")
                         break
                 context = receipt._context.copy()  # type: ignore[union-attr]  # it has pending deliveries
@@ -156,11 +158,12 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                 else:
                     try:
                         result = context.run(_call, delivery, call, event)
+                        is_value = result is None or not hasattr(type(result), "__await__")
                     except BaseException as error:
                         delivery.error = error
                         signal = FAILED
                     else:
-                        if result is None or not hasattr(type(result), "__await__"):
+                        if is_value:
                             delivery.result = result
                             signal = DONE
                         else:

@@ -72,6 +72,8 @@ def unsubscribe(bus: Engine, subscription: Subscription) -> None:
     leave(bus, subscription)
     subscription.standing = GONE
     tell = cancel_queued(subscription)
+    if subscription.reader is not None:
+        subscription.reader._end()
     for delivery in list(subscription.running_deliveries()):
         work = delivery.work
         if work is not None and (work.resume is not None or delivery in (subscription._due or ())):
@@ -93,6 +95,7 @@ def leave(bus: Engine, subscription: Subscription) -> None:
         bus._index.remove(subscription, subscription.patterns)
         bus._names.give_back(subscription._base_name, subscription._suffix)
         bus._left[subscription] = None
+        retire(bus, subscription)
 
 
 def retire(bus: Engine, subscription: Subscription) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import math
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -19,6 +20,7 @@ from anyio import to_thread
 from eventbus import _ends
 from eventbus.errors import PayloadError
 from eventbus.event import current
+from eventbus.subscription import GONE
 
 if TYPE_CHECKING:
     from eventbus._delivery import Delivery
@@ -36,6 +38,14 @@ def start(delivery: Delivery, context: Context) -> None:
         name="eventbus-thread",
         context=bus._pump_context,
     )
+    work.task.add_done_callback(partial(_ended, delivery))
+
+
+def _ended(delivery: Delivery, task: asyncio.Task[None]) -> None:
+    """See to a task that was cancelled before its first step: its body never runs."""
+    if delivery.status is None and delivery.working().task is task and task.cancelled():
+        delivery.attempt -= 1
+        _ends.end(delivery, "cancelled", rest=True)
 
 
 class ThreadLimit:
@@ -54,45 +64,73 @@ async def _carry(delivery: Delivery, context: Context) -> None:
     limit = bus._thread_limit
     if limit is None:
         limit = bus._thread_limit = ThreadLimit(bus._threads)
+    token: list[None] = [None]
     try:
-        async with limit.places:
-            if delivery.owner.standing == GONE:  # it left while this waited for a thread
-                _ends.end(delivery, "cancelled" if delivery.error is None else "failed")
-                return
-            delivery.error = None
-            work.in_thread = True
-            work.began = bus._clock.monotonic()
-            if delivery.attempt == 1:
-                delivery.started = work.began
-            _ends.start_timeout(delivery)
-            error, again = await to_thread.run_sync(
-                _run, delivery, context, asyncio.get_running_loop(), limiter=limit.workers
-            )
-    except asyncio.CancelledError as cancelled:
-        delivery.error = cancelled
+        await limit.places.acquire_on_behalf_of(delivery)
+        if delivery.owner.standing == GONE:  # it left while this waited for a thread
+            limit.places.release_on_behalf_of(delivery)
+            _ends.end(delivery, "cancelled" if delivery.error is None else "failed")
+            return
+        delivery.error = None
+        work.in_thread = True
+        work.began = bus._clock.monotonic()
+        if delivery.attempt == 1:
+            delivery.started = work.began
+        _ends.start_timeout(delivery)
+        loop = asyncio.get_running_loop()
+        error, again = await to_thread.run_sync(
+            _run, delivery, context, loop, limit, token, limiter=limit.workers
+        )
+    except (asyncio.CancelledError, Exception) as stopped:
+        if _takes(token):  # no thread has begun, and now none will
+            if work.in_thread:
+                _returned(delivery, limit)
+            if delivery.status is None and isinstance(stopped, asyncio.CancelledError):
+                delivery.attempt -= 1
+        delivery.error = stopped
         work.timed_out = False
         _ends.attempt_failed(delivery, task=work.task)
-        raise
+        if isinstance(stopped, asyncio.CancelledError):
+            raise
+        return
     if delivery.status is not None:
         return  # it ended while the thread ran; `_returned` has given back its place
     if work.timed_out:
         error = _ends.timeout_error(delivery)
     if error is None:
+        delivery.error = None
         _ends.handled(delivery)
     else:
         delivery.error = error
         _ends.leave_the_loop(_ends.attempt_failed(delivery, again=again))
 
 
+def _takes(token: list[None]) -> bool:
+    """Whoever takes the token, a thread or a cancellation, says whether the handler runs."""
+    try:
+        token.pop()  # one step of the interpreter: safe from any thread
+    except IndexError:
+        return False
+    return True
+
+
 def _run(
-    delivery: Delivery, context: Context, loop: asyncio.AbstractEventLoop
+    delivery: Delivery,
+    context: Context,
+    loop: asyncio.AbstractEventLoop,
+    limit: ThreadLimit,
+    token: list[None],
 ) -> tuple[BaseException | None, bool]:
     """In the thread: the error of the attempt, and whether another one could mend it."""
+    if not _takes(token):
+        return None, False
     try:
+        if delivery.status is not None or delivery.working().timed_out:
+            return None, True  # too late to begin
         return context.run(_attempt, delivery)
     finally:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(_returned, delivery)
+            loop.call_soon_threadsafe(_returned, delivery, limit)
 
 
 def _attempt(delivery: Delivery) -> tuple[BaseException | None, bool]:
@@ -111,6 +149,8 @@ def _attempt(delivery: Delivery) -> tuple[BaseException | None, bool]:
         error = broken
     else:
         try:
+            if owner.standing == GONE:  # it has left while this waited for a thread
+                raise delivery.error or asyncio.CancelledError("unsubscribed")
             delivery.result = _plain_result(owner.call(event))
         except BaseException as raised:
             error = raised
@@ -130,8 +170,9 @@ def _plain_result(result: Any) -> Any:
     return result
 
 
-def _returned(delivery: Delivery) -> None:
+def _returned(delivery: Delivery, limit: ThreadLimit) -> None:
     """On the loop, when the thread is through, whatever has become of its delivery."""
+    limit.places.release_on_behalf_of(delivery)
     work = delivery.working()
     if delivery.status is None:
         work.in_thread = False

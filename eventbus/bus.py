@@ -283,7 +283,7 @@ class EventBus(Engine):
         data: Any = None,
         **fields: Unpack[EventFields],
     ) -> Receipt:
-        """As ``publish``, but raises ``WouldBlock`` where that would wait, with nothing accepted."""
+        """As ``publish``, but raises ``WouldBlock`` where that would wait: nothing was accepted."""
         given = given_slots(**fields) if fields else None
         submitted = self._submit(topic, data, given, wait=False)
         assert isinstance(submitted, Receipt)
@@ -333,7 +333,9 @@ class EventBus(Engine):
             try:
                 return future.result(timeout=1.0)
             except concurrent.futures.TimeoutError:
-                if loop.is_closed() and not future.done():
+                if future.done():  # just now, or a validator raised a TimeoutError of its own
+                    return future.result()
+                if loop.is_closed():
                     raise BusClosed(f"the event loop of {self.name} was closed") from None
 
     def _submit_for_thread(
@@ -366,12 +368,14 @@ class EventBus(Engine):
         if not (self._pumps and self._thread == get_ident() and self._loop.is_running()):  # type: ignore[union-attr]  # pumps have a loop
             _binding.bind(self)
         if topic.__class__ is str:
-            name: str = topic  # type: ignore[assignment]  # says the line above
+            name: str = topic
         else:
             name, data = _resolve(topic, data)
         route = self._index.match(name) or self._find_route(name)
         delivery = current.get()
         inside = delivery if delivery is not None and delivery.status is None else None
+        if inside is not None and inside.owner.bus._loop is not self._loop:  # type: ignore[attr-defined]  # it is a Delivery
+            inside = None  # its cascade belongs to another loop, perhaps in another thread
         if self._barred:
             self._refuse(inside)
         now = self._clock.monotonic()
@@ -410,6 +414,8 @@ class EventBus(Engine):
                 ready.append(subscription)
             if len(queue) >= subscription.capacity:
                 self._mark_full(subscription)
+        if inside is not None:
+            _deadlock.waiting.grew(receipt)
         if not self._pumps:
             self._start_pump()
         return receipt
@@ -562,7 +568,8 @@ class EventBus(Engine):
         options: SubscriptionOptions = {
             "name": None,
             "where": where,
-            "capacity": 1,
+            # One event is enough, unless data may turn out not to fit when it is read.
+            "capacity": 1024 if any(isinstance(each, Topic) for each in patterns) else 1,
             "overflow": "drop_newest",
         }
         return await wait_for(EventStream(self, patterns, options), timeout)

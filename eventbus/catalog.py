@@ -79,11 +79,11 @@ class Catalog:
 
     def get(self, name: str) -> Topic[Any] | None:
         """The topic of this name, or None."""
-        return self._topics.get(str.__str__(name))  # a member of a str Enum hashes as its own name
+        return self._topics.get(name)
 
     def known(self, topic_name: object) -> bool:
         """Whether there is a topic of this name."""
-        return isinstance(topic_name, str) and self.get(topic_name) is not None
+        return isinstance(topic_name, str) and topic_name in self._topics
 
     def can_match(self, pattern: str) -> bool:
         """Whether the pattern matches any topic. Raises ``PatternError`` if it is no pattern."""

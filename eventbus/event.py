@@ -112,7 +112,7 @@ class Event(_Draft, Generic[T_co]):
             "source": source,
             "subject": subject,
             "attributes": freeze_attributes(attributes),
-            "_id": next_serial() if id is None else id,
+            "_id": next_serial() if id is None else str.__str__(id),
             "_time": now if time is None else check_time(time),
             "_cause": cause,
             "_root": root,
@@ -285,7 +285,7 @@ def given_slots(
         if value is not None:
             if not isinstance(value, str) or not value:
                 raise TypeError(f"{name.strip('_')}={value!r}: pass a string that is not empty")
-            given[name] = str(value)
+            given[name] = str.__str__(value)  # an Enum's member is its value
     if time is not None:
         given["_time"] = check_time(time)
     if attributes is not None:

@@ -123,17 +123,23 @@ class Receipt:
         Cancelling it leaves the deliveries, and other waiters, as they are.
         """
         while not (self.cascade_done if cascade else self.done):
-            with _deadlock.waiting(Wait(receipt=self, cascade=cascade)):
-                await self._end(cascade)
+            wait = Wait(receipt=self, cascade=cascade)
+            with _deadlock.waiting(wait):
+                await self._end(wait)
         ended = sorted(self._ended, key=lambda delivery: delivery.owner.number)
         outcomes = tuple(outcome_of(delivery, self._accepted_at) for delivery in ended)
         if check:
             check_outcomes(self.event, outcomes)
         return outcomes
 
-    async def _end(self, cascade: bool) -> None:
-        future = self._bus._bind().create_future()
-        entry = (future, cascade)
+    async def _end(self, wait: Wait) -> None:
+        loop = self._bus._bind()
+        if wait.cascade:
+            self._bus._bury_lost()
+        if self.cascade_done if wait.cascade else self.done:
+            return  # what was pending on a closed loop has just been given up
+        future = wait.future = loop.create_future()
+        entry = (future, wait.cascade)
         if self._waiters is None:
             self._waiters = []
         self._waiters.append(entry)
@@ -231,8 +237,9 @@ def outcome_of(delivery: Delivery, accepted_at: float) -> Outcome:
     return Outcome(
         delivery.owner.name,
         delivery.status,
-        delivery.result,
-        delivery.error,
+        # A handler that was given up may still return or raise: that changes no outcome.
+        delivery.result if delivery.status == "handled" else None,
+        delivery.error if delivery.status == "failed" else None,
         delivery.attempt,
         delivery.started - accepted_at,
         delivery.ended - delivery.started,

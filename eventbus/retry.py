@@ -70,7 +70,7 @@ class Retry:
         if not isinstance(error, self.on):
             return None
         try:
-            pause = min(self.initial * self.factor ** (attempt - 1), self.maximum)
+            pause = min(self.initial * float(self.factor) ** (attempt - 1), self.maximum)
         except OverflowError:
-            pause = self.maximum
+            pause = self.maximum if self.initial else 0.0
         return pause * (1 + self.jitter * random())

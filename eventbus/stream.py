@@ -120,20 +120,24 @@ class EventStream(Generic[T_co]):
         """The next unread event that fits the topic's model; ends its delivery."""
         subscription = self.subscription
         while subscription.queue:
-            receipt = subscription.queue.popleft()
+            receipt = next(iter(subscription.queue))  # it stays there, and pending, while it is checked
             event: Event[Any] = receipt.event
+            error: Exception | None = None
             try:
                 if subscription.payload is not None:
                     what = f"{event!r} for {subscription.name}"
                     data = subscription.payload.validate(event.data, what)
                     event = event if data is event.data else event.with_data(data)
-            except Exception as error:
-                self._end_reading(receipt, "failed", error)
-                if not isinstance(error, PayloadError):
-                    raise
-                continue
-            self._end_reading(receipt, "handled")
-            return event
+            except Exception as broken:
+                error = broken
+            if receipt is not next(iter(subscription.queue), None):
+                continue  # what checked it has published, and overflow has dropped it
+            subscription.queue.popleft()
+            self._end_reading(receipt, "handled" if error is None else "failed", error)
+            if error is None:
+                return event
+            if not isinstance(error, PayloadError):
+                raise error
         return None
 
     def _end_reading(

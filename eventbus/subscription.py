@@ -19,7 +19,12 @@ from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict
 
-from eventbus._handler import Handler, describe_callable, locate_callable
+from eventbus._handler import (
+    Handler,
+    describe_callable,
+    is_coroutine_function,
+    locate_callable,
+)
 from eventbus._queues import KeyedQueue, Lane
 from eventbus.errors import OptionError
 from eventbus.retry import Retry
@@ -104,6 +109,10 @@ class Options:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise OptionError(f"{name}={value!r}: pass a function that takes the event")
+            if is_coroutine_function(value):
+                raise OptionError(
+                    f"{name}={value!r} is async def, and nobody would await it: make it def"
+                )
         if self.overflow not in ("block", "drop_oldest", "drop_newest"):
             raise OptionError(
                 f"overflow={self.overflow!r}: pass 'block', 'drop_oldest' or 'drop_newest'"

@@ -169,7 +169,7 @@ class Topic(Generic[T]):
 
 def _plain(value: object, noun: str) -> str:
     if isinstance(value, str):
-        return str.__str__(value)  # a subclass may hash and print as something else
+        return str.__str__(value)  # a subclass may print as something else, and is a slow key
     cure = (
         f"pass {value.name!r}" if isinstance(value, Topic) else "pass a str such as 'invoice.paid'"
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from eventbus import EventBus, Hook, LogLine, Subscription
 
@@ -26,7 +26,7 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def within(awaitable: Coroutine[Any, Any, T], seconds: float = 5) -> T:
+async def within(awaitable: Awaitable[T], seconds: float = 5) -> T:
     """Await something that only a bug could make wait for ever."""
     async with asyncio.timeout(seconds):
         return await awaitable

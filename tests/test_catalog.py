@@ -15,8 +15,8 @@ from eventbus.topics import Topic, matches
 PAID = Topic("invoice.paid", dict[str, int])
 
 
-class Name(str, enum.Enum):  # noqa: UP042  # a StrEnum hashes as its value
-    """Names that hash as something else."""
+class Name(str, enum.Enum):  # noqa: UP042  # a StrEnum prints as its value
+    """Names that print as something else."""
 
     PAID = "invoice.paid"
 
@@ -156,6 +156,9 @@ SUGGESTIONS = [
     ("session.completed", "checkout.session.completed"),
     ("paid", "invoice.paid"),
     ("stripe.invoice.paid", "invoice.paid"),
+    ("com.example.billing.invoice.paid", "invoice.paid"),
+    ("subscription_created", "customer.subscription.created"),
+    ("piad", "invoice.paid"),
     ("subscription.creatd", "customer.subscription.created"),
     # The end is missing.
     ("customer.subscription.trial_will", "customer.subscription.trial_will_end"),
@@ -223,6 +226,7 @@ def test_did_you_mean_is_a_sentence() -> None:
     assert catalog.did_you_mean("A.Paid") == " Did you mean 'a.paid'?"
     assert catalog.did_you_mean("paid") == " Did you mean 'a.paid' or 'b.paid'?"
     assert catalog.did_you_mean("c.xxxx") == " Did you mean 'c.sent', 'c.seen' or 'c.held'?"
+    assert PAYMENT_KIT.suggest("refund.*.*") == ["refund.*"]
     assert PAYMENT_KIT.did_you_mean("subscription.created") == (
         " Did you mean 'customer.subscription.created'?"
     )

@@ -478,8 +478,9 @@ def test_generations_count_references_rightly(monkeypatch: pytest.MonkeyPatch) -
     assert len(cache.young) == 3
     cache.clear()
     assert (cache.young, cache.old) == ({}, {})
-    cache.put("e", "1234567890")
-    assert (cache.young, cache.old) == ({"e": "1234567890"}, {})
+    cache.put("e", "123456")
+    cache.put("f", "1234")
+    assert (cache.young, cache.old) == ({"e": "123456", "f": "1234"}, {})
 
 
 def test_memory_of_literal_subscriptions() -> None:

@@ -40,8 +40,8 @@ class StrName(enum.StrEnum):
     PAID = "invoice.paid"
 
 
-class MixedName(str, enum.Enum):  # noqa: UP042  # a StrEnum hashes as its value
-    """A string that hashes and prints as something else."""
+class MixedName(str, enum.Enum):  # noqa: UP042  # a StrEnum prints as its value
+    """A string that prints as something else."""
 
     PAID = "invoice.paid"
 
@@ -68,6 +68,7 @@ TOPICS = [
     "zero\u200bwidth.bom\ufeff",
     "x" * 255,
     "\u00e9" * 127,
+    "\U0001f600" * 63,
     ".".join("a" * 32),
 ]
 PATTERNS = ["*", "**", "*.*", "*.**", "a.*", "*.a", "a.**", "a.*.b.**", ".".join("*" * 32)]
@@ -115,6 +116,7 @@ BAD_IN_BOTH = [
     ("$", "is reserved for the bus"),
     ("x" * 256, "256 bytes of UTF-8 are too long: shorten it to 255 at most"),
     ("\u00e9" * 128, "256 bytes of UTF-8 are too long"),
+    ("\U0001f600" * 64, "256 bytes of UTF-8 are too long"),
     ("\ud800" * 86, "258 bytes of UTF-8 are too long"),
     (
         ".".join("a" * 33),
@@ -185,7 +187,11 @@ def test_a_topic_object_is_no_string() -> None:
         check_pattern(Topic("invoice.paid"))
 
 
-@pytest.mark.parametrize("name", [StrName.PAID, MixedName.PAID, ShoutingName("invoice.paid")])
+@pytest.mark.parametrize(
+    "name",
+    [StrName.PAID, MixedName.PAID, ShoutingName("invoice.paid")],
+    ids=["StrEnum", "Enum", "str"],
+)
 def test_strings_by_inheritance_become_plain(name: str) -> None:
     """A str subclass is turned into the plain text that it holds."""
     for plain in (check_topic(name), check_pattern(name), Topic(name).name):

@@ -524,10 +524,9 @@ async def test_unsubscribing_in_a_hook_while_an_event_is_taken_starts_no_call() 
 
     bus = EventBus(hooks=[Unsubscriber()])
     subscription = bus.subscribe(lambda event: ran.append(event.data), "a", capacity=1)
-    first = await bus.publish("a", "first")
-    publisher = asyncio.create_task(bus.publish("a", "second"))
+    publishers = [asyncio.create_task(bus.publish("a", data)) for data in ("first", "second")]
+    first, second = await asyncio.gather(*publishers)
     await within(bus.settle())
-    second = await within(publisher)
     outcomes = [*await first.outcomes(), *await second.outcomes()]
     assert ran == []
     assert [outcome.status for outcome in outcomes] == ["cancelled", "cancelled"]

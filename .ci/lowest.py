@@ -1,0 +1,9 @@
+"""Print a pip constraints file: each run-time dependency at the lowest version that it may have."""
+
+import tomllib
+from pathlib import Path
+
+project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+for requirement in project["dependencies"] + project["optional-dependencies"]["cli"]:
+    name, bound = requirement.split(">=")
+    print(f"{name}=={bound}")

@@ -1,0 +1,331 @@
+"""P13 and P6 while an event loop ends: no handler begins there, and the next loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+from eventbus import Event, EventBus
+from tests.helpers import LogLines, balances, within
+
+
+@pytest.fixture(autouse=True)
+def complaints(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """What asyncio said ("Task was destroyed but it is pending!"); nothing, in every test."""
+
+    def said() -> list[str]:
+        gc.collect()
+        return [record.getMessage() for record in caplog.records if record.name == "asyncio"]
+
+    yield said
+    assert said() == []
+
+
+def cancel_all() -> int:
+    """Cancel every task but this one, as ``asyncio.run`` does at its end."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    return len(tasks)
+
+
+# Interleaving 1: the pump's task is cancelled before its first step, and in the turn in which the
+# last waiting handler ends.
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_pump_that_is_cancelled_before_its_first_step_is_followed_by_another(
+    times: int,
+) -> None:
+    """Interleaving 1: what is queued is delayed, not lost, however often that happens."""
+    bus = EventBus()
+    seen: list[object] = []
+    bus.subscribe(lambda event: seen.append(event.data), "a")
+    for number in range(times):
+        await bus.publish("a", number)
+        assert cancel_all() == (1 if number == 0 else 0)
+        await asyncio.sleep(0)
+        assert seen == []
+    await within(bus.settle())
+    assert seen == list(range(times))
+    assert bus._loop is None
+
+
+async def test_a_pump_that_is_cancelled_twice_gives_back_one_place() -> None:
+    """Interleaving 1: two cancellations of one pump that has not begun count as one."""
+    bus = EventBus()
+    seen: list[object] = []
+    bus.subscribe(lambda event: seen.append(event.data), "a")
+    await bus.publish("a", 1)
+    cancel_all()
+    cancel_all()
+    assert bus._pumps == 1
+    await within(bus.settle())
+    assert seen == [1]
+
+
+async def test_the_pump_is_cancelled_in_the_turn_in_which_the_last_handler_ends() -> None:
+    """Interleaving 1: a handler's end and the cancellation of the pump it needs fall together."""
+    bus = EventBus()
+    seen: list[object] = []
+    release = asyncio.Event()
+
+    async def wait(event: Event[Any]) -> None:
+        if event.data == 1:
+            await release.wait()
+        seen.append(event.data)
+
+    bus.subscribe(wait, "a")
+    await bus.publish("a", 1)
+    await anyio.wait_all_tasks_blocked()
+    await bus.publish("a", 2)
+    release.set()
+    while seen != [1]:
+        await asyncio.sleep(0)
+    assert cancel_all() == 1  # the pump that the end of the first has scheduled
+    await within(bus.settle())
+    assert seen == [1, 2]
+    assert balances(bus)
+
+
+async def test_a_cancelled_handler_lets_the_loop_breathe_before_the_next_begins() -> None:
+    """Interleaving 1: after a cancellation from outside no handler begins in the same turns."""
+    bus = EventBus()
+    begun: list[object] = []
+
+    async def wait(event: Event[Any]) -> None:
+        begun.append(event.data)
+        if event.data == 1:
+            await asyncio.get_running_loop().create_future()
+
+    bus.subscribe(wait, "a")
+    first = await bus.publish("a", 1)
+    await anyio.wait_all_tasks_blocked()
+    await bus.publish("a", 2)
+    assert cancel_all() == 1
+    assert [o.status for o in await within(first.outcomes())] == ["cancelled"]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert begun == [1]
+    await within(bus.settle())
+    assert begun == [1, 2]
+
+
+# Interleaving 2: asyncio.run ends with a waiting handler and a queue behind it; the old tasks are
+# collected after the bus was used on a new loop.
+
+
+async def _nothing() -> None:
+    """The loop ends while the pump has not begun."""
+
+
+@pytest.mark.parametrize("before_end", [anyio.wait_all_tasks_blocked, _nothing])
+@pytest.mark.parametrize("again", [True, False])
+def test_a_run_that_ends_with_a_waiting_handler_and_a_queue_begins_no_other(
+    before_end: Callable[[], Any], again: bool
+) -> None:
+    """Interleaving 2: the next loop finds the bus free; what was left there ended cancelled."""
+    lines = LogLines()
+    bus = EventBus(hooks=[lines])
+    begun: list[object] = []
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    async def wait(event: Event[Any]) -> None:
+        begun.append(event.data)
+        tasks.append(asyncio.current_task())
+        if event.data != "next":
+            await asyncio.get_running_loop().create_future()
+
+    bus.subscribe(wait, "a", name="one")
+    bus.subscribe(wait, "a", name="two")
+
+    async def main() -> None:
+        for number in range(3):
+            await bus.publish("a", number)
+        await before_end()
+
+    asyncio.run(main())
+    assert begun == ([0, 0] if before_end is not _nothing else [])
+    if again:
+        asyncio.run(bus.publish_and_wait("a", "next"))
+        assert begun[-2:] == ["next", "next"]
+        assert bus.statistics().cancelled == 6
+        assert len(lines.named("loop.lost")) == 1
+    tasks.clear()
+    gc.collect()
+    assert balances(bus, *bus.subscriptions)
+    asyncio.run(bus.settle())
+    assert bus.statistics().pending == 0
+
+
+@pytest.mark.parametrize("finish", ["raises", "waits", "ends"])
+def test_tasks_of_a_lost_loop_change_nothing_when_they_are_collected(finish: str) -> None:
+    """Interleaving 2: whatever a handler does with ``GeneratorExit``, its delivery has ended."""
+    bus = EventBus(hooks=[lines := LogLines()])
+    loop = asyncio.new_event_loop()
+    thrown: list[BaseException] = []
+
+    async def wait(event: Event[Any]) -> None:
+        try:
+            if event.data != "next":
+                await asyncio.Future()
+        except GeneratorExit as error:
+            thrown.append(error)
+            if finish == "raises":
+                raise ValueError("while it was destroyed") from None
+            if finish == "waits":
+                raise
+
+    bus.subscribe(wait, "a")
+
+    async def main() -> None:
+        await bus.publish("a", 1)
+        await bus.publish("a", 2)
+        await anyio.wait_all_tasks_blocked()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant
+
+    loop.run_until_complete(main())
+    loop.close()
+    asyncio.run(bus.publish_and_wait("a", "next"))
+    before = bus.statistics()
+    assert (before.handled, before.cancelled, before.pending) == (1, 2, 0)
+    gc.collect()
+    assert bus.statistics() == before
+    assert bus._loop is None
+    asyncio.run(bus.publish_and_wait("a", "next", check=True))
+    assert len(lines.named("loop.lost")) == 1
+    assert len(bus.dead_letters) == 0
+
+
+def test_tasks_that_are_collected_before_the_bus_is_used_again() -> None:
+    """Interleaving 2, the other way round: first the tasks go, then the bus is used."""
+    bus = EventBus(hooks=[lines := LogLines()])
+    loop = asyncio.new_event_loop()
+    seen: list[object] = []
+
+    async def wait(event: Event[Any]) -> None:
+        seen.append(event.data)
+        if event.data != "next":
+            await asyncio.Future()
+
+    bus.subscribe(wait, "a")
+    other = bus.subscribe(wait, "b")
+
+    async def main() -> None:
+        await bus.publish("a", 1)
+        await bus.publish("a", 2)
+        await anyio.wait_all_tasks_blocked()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant
+
+    loop.run_until_complete(main())
+    loop.close()
+    gc.collect()
+    assert balances(bus)
+    other.unsubscribe()  # needs no loop, and starts nothing on the closed one
+    asyncio.run(bus.publish_and_wait("a", "next", check=True))
+    assert seen == [1, "next"]
+    assert bus.statistics().cancelled == 2
+    assert len(lines.named("loop.lost")) == 1
+
+
+def test_a_pump_of_a_lost_loop_that_is_cancelled_late_takes_no_place() -> None:
+    """Interleaving 2: cancelling a closed loop's pump does nothing to the pumps of the next."""
+    bus = EventBus()
+    loop = asyncio.new_event_loop()
+    seen: list[object] = []
+    bus.subscribe(lambda event: seen.append(event.data), "a")
+    old: set[asyncio.Task[Any]] = set()
+
+    async def main() -> None:
+        await bus.publish("a", "lost")
+        old.update(asyncio.all_tasks() - {asyncio.current_task()})
+
+    async def go_on() -> None:
+        async with bus:
+            await bus.publish("a", 1)
+            for task in old:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant
+                task.cancel()
+            assert bus._pumps == 1
+            await bus.settle()
+            await asyncio.sleep(0.02)  # a rest would be over
+            assert bus._pumps == 0
+            await bus.publish_and_wait("a", 2)
+
+    loop.run_until_complete(main())
+    loop.close()
+    asyncio.run(within(go_on()))
+    assert len(old) == 1
+    assert seen == [1, 2]
+
+
+def test_no_handler_begins_while_the_run_waits_for_its_threads() -> None:
+    """Interleaving 2: a run that ends slowly, for its executor's threads, begins no handler."""
+    bus = EventBus()
+    begun: list[object] = []
+    release = threading.Event()
+
+    async def wait(event: Event[Any]) -> None:
+        begun.append(event.data)
+        await asyncio.get_running_loop().create_future()
+
+    bus.subscribe(wait, "a")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        await bus.publish("a", 1)
+        await bus.publish("a", 2)
+        await anyio.wait_all_tasks_blocked()
+        loop.run_in_executor(None, release.wait, 0.05)  # its end waits for this
+
+    asyncio.run(main())
+    assert begun == [1]
+    asyncio.run(bus.settle())
+    assert bus.statistics().cancelled == 2
+
+
+def test_timers_of_a_lost_loop_change_nothing() -> None:
+    """A close, a time-out and a warning that were under way do not reach into the next loop."""
+    from eventbus.testing import FakeClock
+
+    clock = FakeClock()
+    bus = EventBus(clock=clock, hooks=[lines := LogLines()])
+    loop = asyncio.new_event_loop()
+
+    async def wait(event: Event[Any]) -> None:
+        if event.data != "next":
+            await asyncio.Future()
+
+    bus.subscribe(wait, "a", timeout=20, capacity=1)
+
+    async def main(close: bool) -> None:
+        for _ in range(2):
+            await bus.publish("a")
+            await anyio.wait_all_tasks_blocked()
+        waiting = asyncio.create_task(bus.aclose() if close else bus.publish("a"))
+        await anyio.wait_all_tasks_blocked()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant
+        del waiting
+
+    for close in (False, True):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main(close))
+        loop.close()
+        assert clock.next_timer is not None
+        asyncio.run(bus.settle())
+        assert clock.next_timer is None
+        lost = bus.statistics()
+        clock.advance(100)
+        assert bus.statistics() == lost
+    assert [line.name for line in lines.lines if line.name != "delivery.cancelled"] == [
+        "loop.lost"
+    ] * 2

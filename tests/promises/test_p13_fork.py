@@ -1,0 +1,230 @@
+"""P13: a forked child starts empty; what was pending is the parent's to handle."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from eventbus import BusClosed, Event, EventBus, Retry
+from tests.helpers import balances, within
+
+pytestmark = pytest.mark.posix
+
+
+def in_child(call: Callable[[], Any]) -> Any:
+    """What the call returns in a forked child."""
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns: there are threads
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(read)
+            with open(write, "wb") as pipe:  # noqa: PTH123 - a descriptor
+                pickle.dump(call(), pipe)
+            code = 0
+        except BaseException:
+            traceback.print_exc(file=sys.__stderr__)
+        finally:
+            os._exit(code)
+    os.close(write)
+    with open(read, "rb") as pipe:  # noqa: PTH123 - a descriptor
+        answer = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, "the child failed"
+    return pickle.loads(answer)  # noqa: S301 - our own child
+
+
+def use(bus: EventBus, seen: list[object]) -> tuple[Any, ...]:
+    """Use a bus in the child: how it was, what it handles now, and its accounts after."""
+    before = bus.statistics()
+    was = before.accepted, before.pending, before.events
+    seen.clear()
+
+    async def main() -> Event[Any]:
+        async with bus:
+            receipt = await bus.publish("a", "child")
+        return receipt.event
+
+    event = asyncio.run(within(main()))
+    after = bus.statistics()
+    assert balances(bus, *bus.subscriptions)
+    return was, list(seen), (after.accepted, after.handled), event.id, event.cause
+
+
+async def test_a_child_starts_empty() -> None:
+    """Queued, running, paused and waiting: none of it is the child's; its handlers are."""
+    bus = EventBus()
+    seen: list[object] = []
+    release = asyncio.Event()
+
+    async def handle(event: Event[Any]) -> None:
+        seen.append(event.data)
+        if event.data == "parent":
+            await release.wait()
+
+    def fail(event: Event[Any]) -> None:
+        if event.data == "parent":
+            raise ValueError
+
+    async def read() -> list[object]:
+        async with bus.stream("a") as events:
+            return [event.data async for event in events]
+
+    async with bus:
+        bus.subscribe(handle, "a", capacity=1)
+        bus.subscribe(fail, "a", retry=Retry(attempts=2, initial=0))
+        bus.subscribe(lambda event: seen.append(event.data), "a", once=True, where=lambda _: False)
+        reader = asyncio.create_task(read())
+        await asyncio.sleep(0)
+        await bus.publish("a", "parent")
+        await anyio.wait_all_tasks_blocked()
+        await bus.publish("a", "parent")
+        waiting = asyncio.create_task(bus.publish("a", "parent"))
+        await anyio.wait_all_tasks_blocked()
+        seen_before = list(seen)
+        was, child_seen, accounts, _, cause = in_child(lambda: use(bus, seen))
+        assert was == (0, 0, 0)
+        assert child_seen == ["child"]
+        assert accounts == (2, 2)  # two handlers; the stream was the parent's, and is gone
+        assert cause is None
+        assert seen == seen_before
+        release.set()
+        await within(asyncio.wait_for(waiting, 5))
+    assert await reader == ["parent"] * 3
+    assert seen == ["parent"] * 3
+    assert balances(bus)
+
+
+async def test_a_child_is_not_entered(bus: EventBus) -> None:
+    """``publish_from_thread`` in the child refuses: its bus is open, and no loop runs."""
+
+    def publish() -> str:
+        try:
+            bus.publish_from_thread("a")
+        except BusClosed as error:
+            return str(error)
+        return "accepted"
+
+    assert "not entered" in in_child(publish)
+
+
+@pytest.mark.parametrize("kind", ["def", "async def", "thread"])
+async def test_a_child_forked_inside_a_handler_starts_empty(kind: str) -> None:
+    """Its publications are roots, and the handler it was forked in is none of its deliveries."""
+    bus = EventBus()
+    seen: list[object] = []
+    answers: list[tuple[Any, ...]] = []
+
+    def fork(event: Event[Any]) -> None:
+        seen.append(event.data)
+        if event.data == "parent":
+            answers.append(in_child(lambda: use(bus, seen)))
+
+    async def fork_async(event: Event[Any]) -> None:
+        await asyncio.sleep(0)
+        fork(event)
+
+    async with bus:
+        if kind == "async def":
+            bus.subscribe(fork_async, "a")
+        else:
+            bus.subscribe(fork, "a", thread=kind == "thread")
+        await bus.publish("a", "parent")
+        await bus.publish("a", "queued")
+        await within(bus.settle())
+    ((was, child_seen, accounts, _, cause),) = answers
+    assert (was, child_seen, accounts, cause) == ((0, 0, 0), ["child"], (1, 1), None)
+    assert seen == ["parent", "queued"]
+
+
+LEAVES_THE_HANDLER = """
+import asyncio, os, sys
+from eventbus import EventBus
+
+bus = EventBus()
+seen = []
+
+@bus.on("a")
+def handle(event):
+    seen.append(event.data)
+
+@bus.on("fork")
+async def fork(event):
+    if "wait" in sys.argv:
+        await asyncio.sleep(0)
+    if os.fork() == 0:
+        sys.exit()
+
+async def main(data):
+    await bus.publish("fork" if data == "parent" else "a")
+    await bus.publish("a", data)
+    await asyncio.wait_for(bus.settle(), 5)
+
+try:
+    asyncio.run(main("parent"))
+    os.wait()
+except SystemExit:
+    seen.clear()
+    asyncio.run(main("child"))
+print(seen, bus.statistics().pending, flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["at once", "wait"])
+def test_a_child_that_leaves_the_handler_can_use_its_bus(how: str) -> None:
+    """``sys.exit()`` in a child goes out through the parent's pump, and harms nothing there."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LEAVES_THE_HANDLER, how],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        env={**os.environ, "EVENTBUS_DEBUG": "1"},
+    )
+    assert sorted(done.stdout.splitlines()) == ["['parent'] 0", "[None, 'child'] 0"], done.stderr
+
+
+def test_ids_differ_between_parent_and_child() -> None:
+    """Ids made before the fork stay as they are on both sides; new ones are different."""
+    before = Event("a")
+    unread = Event("a")
+    first = before.id
+    child = in_child(lambda: (before.id, unread.id, Event("a").id, Event("a").id))
+    assert child[:2] == (first, unread.id)
+    assert len({first, unread.id, *child[2:], Event("a").id, Event("a").id}) == 6
+
+
+def test_a_fork_in_another_thread_leaves_the_loop_alone() -> None:
+    """The parent's loop goes on while a worker thread forks."""
+    bus = EventBus()
+    seen: list[object] = []
+    bus.subscribe(lambda event: seen.append(event.data), "a")
+    answers: list[tuple[Any, ...]] = []
+
+    async def main() -> None:
+        async with bus:
+            thread = threading.Thread(
+                target=lambda: answers.append(in_child(lambda: use(bus, seen)))
+            )
+            thread.start()
+            while thread.is_alive():
+                await bus.publish("a", "parent")
+                await asyncio.sleep(0)
+
+    asyncio.run(within(main()))
+    ((was, child_seen, accounts, _, _),) = answers
+    assert (was, child_seen, accounts) == ((0, 0, 0), ["child"], (1, 1))
+    assert set(seen) == {"parent"}

@@ -1,0 +1,477 @@
+"""What can be a handler, what is refused at ``subscribe``, and that a refusal leaves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pytest
+from pydantic import BaseModel
+
+import eventbus
+from eventbus import Event, EventBus, HandlerError, NameTaken, OptionError, PatternError, Retry
+from eventbus._handler import describe_callable, locate_callable
+from tests.helpers import within
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from somewhere import Event as Unknown  # type: ignore[import-not-found]  # the case at hand
+
+
+class Paid(BaseModel):
+    amount: int
+
+
+# Every kind of callable works.
+
+
+async def coroutine_function(event: Event) -> str:
+    return f"got {event.data}"
+
+
+def function(event: Event) -> str:
+    return f"got {event.data}"
+
+
+def returns_awaitable(event: Event) -> Awaitable[str]:
+    return coroutine_function(event)
+
+
+def with_defaults(event: Event, colour: str = "red", *rest: str, size: int = 3) -> str:
+    return f"got {event.data}"
+
+
+def positional_only(event: Event, /) -> str:
+    return f"got {event.data}"
+
+
+def anything(*args: Any, **options: Any) -> str:
+    return f"got {args[0].data}"
+
+
+def two_arguments(prefix: str, event: Event) -> str:
+    return f"{prefix} {event.data}"
+
+
+async def two_arguments_async(event: Event, *, prefix: str) -> str:
+    return f"{prefix} {event.data}"
+
+
+@functools.wraps(coroutine_function)
+def wrapper(*args: Any, **options: Any) -> Any:
+    return coroutine_function(*args, **options)
+
+
+@functools.lru_cache
+def cached(event: Event) -> str:
+    return f"got {event.data}"
+
+
+@functools.singledispatch
+def dispatched(event: object) -> str:
+    return f"got {event.data}"  # type: ignore[attr-defined]  # it is an event
+
+
+class Future:
+    """Awaitable, and no coroutine."""
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+
+    def __await__(self) -> Generator[Any, Any, str]:
+        yield from asyncio.sleep(0).__await__()
+        return f"got {self.event.data}"
+
+
+class Callables:
+    async def method(self, event: Event) -> str:
+        return f"got {event.data}"
+
+    def plain_method(self, event: Event) -> str:
+        return f"got {event.data}"
+
+    @classmethod
+    async def class_method(cls, event: Event) -> str:
+        return f"got {event.data}"
+
+    @staticmethod
+    def static_method(event: Event) -> str:
+        return f"got {event.data}"
+
+    class Nested:
+        async def __call__(self, event: Event) -> str:
+            return f"got {event.data}"
+
+
+class Called:
+    def __call__(self, event: Event) -> str:
+        return f"got {event.data}"
+
+
+GOOD: dict[str, Callable[..., Any]] = {
+    "async def": coroutine_function,
+    "def": function,
+    "def that returns a coroutine": returns_awaitable,
+    "def that returns an awaitable": Future,
+    "further parameters with defaults": with_defaults,
+    "positional only": positional_only,
+    "any arguments": anything,
+    "lambda": lambda event: f"got {event.data}",
+    "async method": Callables().method,
+    "method": Callables().plain_method,
+    "async class method": Callables.class_method,
+    "static method": Callables.static_method,
+    "partial": functools.partial(two_arguments, "got"),
+    "async partial": functools.partial(two_arguments_async, prefix="got"),
+    "partial of a partial": functools.partial(functools.partial(two_arguments_async), prefix="got"),
+    "partial of an async method": functools.partial(Callables().method),
+    "object with async __call__": Callables.Nested(),
+    "object with __call__": Called(),
+    "wrapped": wrapper,
+    "cached": cached,
+    "singledispatch": dispatched,
+    "bound __call__": Called().__call__,
+}
+
+
+@pytest.mark.parametrize("handler", GOOD.values(), ids=GOOD.keys())
+async def test_every_kind_of_callable_works(handler: Callable[..., Any]) -> None:
+    """Each gets the event, and what it returns, or what that is awaited to, is the result."""
+    bus = EventBus()
+    sub = bus.subscribe(handler, "a")
+    (outcome,) = await within(bus.publish_and_wait("a", "it"))
+    assert (outcome.status, outcome.result) == ("handled", "got it")
+    assert outcome.subscription == sub.name
+    assert sub.handler is handler
+
+
+async def test_a_builtin_works() -> None:
+    """``list.append`` is the shortest handler there is."""
+    bus = EventBus()
+    seen: list[Any] = []
+    bus.subscribe(seen.append)
+    receipt = await bus.publish("a")
+    await within(receipt.outcomes())
+    assert seen == [receipt.event]
+
+
+async def test_the_decorator_returns_the_function_unchanged() -> None:
+    """So it can be called, tested and decorated again."""
+    bus = EventBus()
+    assert bus.on("a")(coroutine_function) is coroutine_function
+    assert bus.on()(function) is function
+    assert [sub.patterns for sub in bus.subscriptions] == [("a",), ("**",)]
+
+
+async def test_thread_runs_def_handlers_of_every_kind_in_a_thread() -> None:
+    """Functions, partials and objects run beside the loop, not in it."""
+    bus = EventBus()
+    threads: list[int] = []
+
+    def note(label: str, event: Event) -> None:
+        threads.append(threading.get_ident())
+
+    class Noting:
+        def __call__(self, event: Event) -> None:
+            note("object", event)
+
+    bus.subscribe(functools.partial(note, "partial"), thread=True)
+    bus.subscribe(Noting(), thread=True)
+    await within(bus.publish_and_wait("a"))
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
+
+
+async def test_a_thread_handler_that_returns_an_awaitable_fails() -> None:
+    """Nobody could await it there; the error says what to do."""
+    bus = EventBus()
+    bus.subscribe(returns_awaitable, thread=True)
+    (outcome,) = await within(bus.publish_and_wait("a"))
+    assert outcome.status == "failed"
+    assert "make it async def" in str(outcome.error)
+
+
+# What is refused.
+
+
+def takes_nothing() -> None: ...
+def takes_two(event: Event, other: Event) -> None: ...
+def takes_a_keyword(*, event: Event) -> None: ...
+def needs_a_keyword(event: Event, *, other: int) -> None: ...
+def takes_an_int(event: int) -> None: ...
+def takes_a_model(paid: Paid) -> None: ...
+def takes_other_events(*events: int) -> None: ...
+def takes_a_threading_event(event: threading.Event) -> None: ...
+def takes_an_unknown_payload(event: Event[Decimal]) -> None: ...
+def takes_a_misspelt_payload(event: Event[Piad]) -> None: ...  # type: ignore[name-defined]  # noqa: F821 - the case at hand
+def takes_a_union(event: Event[Paid] | int) -> None: ...
+
+
+def generates(event: Event) -> Iterator[int]:
+    yield 1
+
+
+async def generates_async(event: Event) -> AsyncIterator[int]:
+    yield 1
+
+
+class Billing:
+    def on_paid(self, event: Event) -> None: ...
+    def on_anything(self) -> None: ...
+    async def on_paid_async(self, event: Event) -> None: ...
+
+
+class Generates:
+    def __call__(self, event: Event) -> Iterator[int]:
+        yield 1
+
+
+BAD_HANDLERS: dict[str, tuple[Any, type[Exception], str]] = {
+    "None": (None, TypeError, "handler=None is not callable: pass a function"),
+    "a string": ("ship", TypeError, "handler='ship' is not callable: pass a function"),
+    "a coroutine's result": (3, TypeError, "handler=3 is not callable"),
+    "no parameter": (takes_nothing, HandlerError, "takes_nothing.*exactly one required parameter"),
+    "two parameters": (takes_two, HandlerError, "takes_two.*'other'.*exactly one required"),
+    "a lambda without": (lambda: None, HandlerError, "lambda.*exactly one required parameter"),
+    "keyword only": (takes_a_keyword, HandlerError, "takes_a_keyword.*exactly one required"),
+    "keyword needed": (needs_a_keyword, HandlerError, "needs_a_keyword.*exactly one required"),
+    "int": (takes_an_int, HandlerError, r"takes_an_int is annotated with int.*Event\[int\]"),
+    "model": (takes_a_model, HandlerError, r"takes_a_model.*Event\[Paid\]"),
+    "star int": (takes_other_events, HandlerError, r"takes_other_events.*Event\[int\]"),
+    "another Event": (takes_a_threading_event, HandlerError, "annotated with .*Event, and it gets"),
+    "union with int": (takes_a_union, HandlerError, "takes_a_union is annotated with"),
+    "only for type checkers": (
+        takes_an_unknown_payload,
+        HandlerError,
+        r"'Event\[Decimal\]', which cannot be resolved.*import the payload type at run time",
+    ),
+    "misspelt": (takes_a_misspelt_payload, HandlerError, r"Piad.*or annotate .* a bare Event"),
+    "unbound": (Billing.on_paid, HandlerError, r"on_paid is a method without its object"),
+    "unbound async": (Billing.on_paid_async, HandlerError, r"without its object.*Billing\(\)"),
+    "unbound, one parameter": (Billing.on_anything, HandlerError, "without its object"),
+    "generator": (generates, HandlerError, "generates is a generator function.*bus.stream"),
+    "async generator": (generates_async, HandlerError, "generator function.*remove the 'yield'"),
+    "generating object": (Generates(), HandlerError, "Generates is a generator function"),
+    "partial generator": (functools.partial(generates), HandlerError, "is a generator function"),
+    "partial, all bound": (functools.partial(function, 1), HandlerError, "exactly one required"),
+}
+
+
+@pytest.mark.parametrize(
+    ("handler", "error", "message"), BAD_HANDLERS.values(), ids=BAD_HANDLERS.keys()
+)
+async def test_a_bad_handler_is_refused_at_subscribe(
+    handler: Any, error: type[Exception], message: str
+) -> None:
+    """The error names the handler and the cure, and nothing is registered."""
+    bus = EventBus()
+    with pytest.raises(error, match=message):
+        bus.subscribe(handler, "a", name="mine")
+    assert_nothing_registered(bus)
+
+
+async def where_async(event: Event) -> bool:
+    return False
+
+
+BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "capacity 0": ({"capacity": 0}, OptionError, "capacity=0: pass a whole number of at least 1"),
+    "capacity -1": ({"capacity": -1}, OptionError, "capacity=-1: pass a whole number"),
+    "capacity 1.5": ({"capacity": 1.5}, OptionError, "capacity=1.5: pass a whole number"),
+    "capacity None": ({"capacity": None}, OptionError, "capacity=None: pass a whole number"),
+    "capacity True": ({"capacity": True}, OptionError, "capacity=True: pass a whole number"),
+    "concurrency 0": ({"concurrency": 0}, OptionError, "concurrency=0: pass a whole number"),
+    "concurrency '2'": ({"concurrency": "2"}, OptionError, "concurrency='2': pass a whole"),
+    "key alone": ({"key": function}, OptionError, "key has no use with concurrency=1.*pass conc"),
+    "key, concurrency=1": (
+        {"key": function, "concurrency": 1},
+        OptionError,
+        "key has no use with concurrency=1",
+    ),
+    "key no callable": ({"key": "id", "concurrency": 2}, OptionError, "key='id': pass a function"),
+    "key async": ({"key": where_async, "concurrency": 2}, OptionError, "key=.*make it def"),
+    "where no callable": ({"where": True}, OptionError, "where=True: pass a function"),
+    "where async": ({"where": where_async}, OptionError, "where=.*is async def.*make it def"),
+    "overflow": ({"overflow": "drop"}, OptionError, "overflow='drop': pass 'block', 'drop_old"),
+    "overflow list": ({"overflow": ["block"]}, OptionError, "overflow=.*pass 'block'"),
+    "timeout 0": ({"timeout": 0}, OptionError, "timeout=0: pass .* seconds, above 0"),
+    "timeout -1": ({"timeout": -1.0}, OptionError, "timeout=-1.0: pass"),
+    "timeout nan": ({"timeout": float("nan")}, OptionError, "timeout=nan: pass a finite"),
+    "timeout inf": ({"timeout": float("inf")}, OptionError, "timeout=inf: pass a finite"),
+    "timeout str": ({"timeout": "5"}, OptionError, "timeout='5': pass a finite number of seconds"),
+    "timeout True": ({"timeout": True}, OptionError, "timeout=True: pass"),
+    "retry 3": ({"retry": 3}, OptionError, r"retry=3: pass a Retry, for example Retry\("),
+    "retry class": ({"retry": Retry}, OptionError, "retry=.*pass a Retry, for example"),
+    "once 1": ({"once": 1}, OptionError, "once=1: pass True or False"),
+    "thread 'yes'": ({"thread": "yes"}, OptionError, "thread='yes': pass True or False"),
+    "thread async": ({"thread": True}, OptionError, "thread=True is for def.*leave thread out"),
+    "name ''": ({"name": ""}, OptionError, "name='': pass a string that is not empty"),
+    "name 3": ({"name": 3}, OptionError, "name=3: pass a string"),
+    "unknown": ({"capcity": 3}, TypeError, "unknown option 'capcity'.*capacity"),
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"), BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys()
+)
+async def test_a_bad_option_is_refused_at_subscribe(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """By ``subscribe`` and by ``on``; the error names the argument and the cure."""
+    bus = EventBus()
+    with pytest.raises(error, match=message):
+        bus.subscribe(coroutine_function, "a", **options)
+    with pytest.raises(error, match=message):
+        bus.on("a", **options)(coroutine_function)
+    assert_nothing_registered(bus)
+
+
+@pytest.mark.parametrize("pattern", ["", "a..b", "**.a", "a*", ".a", "a.", "$a", "a b", "a.>"])
+async def test_a_bad_pattern_is_refused_at_subscribe(pattern: str) -> None:
+    """Also beside good ones: nothing is registered for those either."""
+    bus = EventBus()
+    with pytest.raises(PatternError, match="position|empty"):
+        bus.subscribe(function, "good", pattern, name="mine")
+    assert_nothing_registered(bus)
+
+
+@pytest.mark.parametrize("pattern", [None, 3, b"a", ["a"]])
+async def test_a_pattern_of_another_type_is_refused_at_subscribe(pattern: Any) -> None:
+    """A ``TypeError`` that says what to pass."""
+    bus = EventBus()
+    with pytest.raises(TypeError, match=r"a pattern is a str, not .*: pass a str such as"):
+        bus.subscribe(function, pattern)
+    assert_nothing_registered(bus)
+
+
+async def test_a_bare_decorator_is_refused() -> None:
+    """``@bus.on`` without parentheses says what to write."""
+    bus = EventBus()
+    with pytest.raises(HandlerError, match=r"@bus.on needs parentheses: write '@bus.on\(\"some"):
+        bus.on(function)  # type: ignore[call-overload]  # the case at hand
+    assert_nothing_registered(bus)
+
+
+async def test_thread_refuses_async_callables_of_every_kind() -> None:
+    """Partials, methods and objects with an async ``__call__`` are seen through."""
+    bus = EventBus()
+    for handler in (
+        functools.partial(two_arguments_async, prefix=""),
+        Callables().method,
+        Callables.Nested(),
+    ):
+        with pytest.raises(OptionError, match="thread=True is for def handlers"):
+            bus.subscribe(handler, thread=True)
+    assert_nothing_registered(bus)
+
+
+async def test_a_taken_name_is_refused() -> None:
+    """The error names the name; it is free again once its subscription has left."""
+    bus = EventBus()
+    sub = bus.subscribe(function, name="mine")
+    with pytest.raises(NameTaken, match="name='mine' is taken"):
+        bus.subscribe(function, name="mine")
+    assert bus.subscriptions == (sub,)
+    sub.unsubscribe()
+    assert bus.subscribe(function, name="mine").name == "mine"
+
+
+def assert_nothing_registered(bus: EventBus) -> None:
+    assert bus.subscriptions == ()
+    assert bus.describe() == []
+    assert bus.publish_nowait("a").done
+    assert bus.statistics().accepted == 0
+    assert bus.subscribe(function, name="mine").name == "mine", "the name was kept"
+
+
+# Annotations.
+
+Alias = Event[Paid]
+
+
+def bare(event: Event) -> None: ...
+def unannotated(event) -> None: ...  # type: ignore[no-untyped-def]  # the case at hand
+def any_type(event: Any) -> None: ...
+def an_object(event: object) -> None: ...
+def any_payload(event: Event[Any]) -> None: ...
+def optional(event: Event | None) -> None: ...
+def qualified(event: eventbus.Event) -> None: ...
+def only_for_type_checkers(event: Unknown) -> None: ...
+def aliased(event: Alias) -> None: ...
+def annotated(event: Annotated[Event[Paid], "why"]) -> None: ...
+def unioned(event: Event[Paid] | Event[int]) -> None: ...
+
+
+NO_PAYLOAD = [bare, unannotated, any_type, an_object, any_payload, optional, qualified]
+
+
+@pytest.mark.parametrize("handler", NO_PAYLOAD, ids=lambda each: each.__name__)
+async def test_an_event_of_any_payload(handler: Callable[..., Any]) -> None:
+    """These annotations take the data as it is."""
+    assert EventBus().subscribe(handler).payload is None
+
+
+@pytest.mark.parametrize(
+    ("handler", "model"), [(aliased, Paid), (annotated, Paid), (unioned, Paid | int)]
+)
+async def test_an_event_of_one_payload(handler: Callable[..., Any], model: Any) -> None:
+    """These annotations name what the data must be."""
+    payload = EventBus().subscribe(handler).payload
+    assert payload is not None
+    assert payload.model == model
+
+
+async def test_a_bare_event_needs_no_resolving() -> None:
+    """Imported under ``TYPE_CHECKING`` only, ``Event`` is known by its name."""
+
+    def handler(event: Event) -> None: ...
+
+    handler.__annotations__["event"] = "missing.Event"
+    assert EventBus().subscribe(handler).payload is None
+
+
+async def test_an_annotation_may_name_what_a_closure_holds() -> None:
+    """A model defined beside its handler, inside a function, is found."""
+
+    class Local(BaseModel):
+        amount: int
+
+    def handler(event: Event[Local]) -> type[Local]:
+        return Local
+
+    payload = EventBus().subscribe(handler).payload
+    assert payload is not None
+    assert payload.model is Local
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("handler", "name"),
+    [
+        (function, "function"),
+        (Callables().method, "Callables.method"),
+        (functools.partial(two_arguments, ""), "two_arguments"),
+        (Called(), "Called"),
+        ([].append, "list.append"),
+    ],
+)
+def test_a_callable_is_described_by_the_name_that_a_reader_looks_for(
+    handler: Any, name: str
+) -> None:
+    """Its qualified name; of an object, that of its class."""
+    assert describe_callable(handler) == name
+    assert EventBus().subscribe(handler).name == name
+
+
+def test_a_callable_is_located_where_it_is_written() -> None:
+    """File and line, seen through partials and wrappers; the module for one without source."""
+    line = coroutine_function.__code__.co_firstlineno
+    for handler in (coroutine_function, wrapper, functools.partial(coroutine_function)):
+        assert locate_callable(handler) == f"{__file__}:{line}"
+    assert locate_callable(print) == "builtins"
