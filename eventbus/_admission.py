@@ -183,6 +183,7 @@ class Ticket:
         "_bus",
         "_verdicts",
         "accept",
+        "accepted",
         "blocked_by",
         "fail",
         "number",
@@ -201,6 +202,7 @@ class Ticket:
         self.number = next(_numbers)
         self.since = bus._clock.monotonic()
         self.warned = False
+        self.accepted = False
         self.blocked_by: Subscription | None = None
         self.only: Subscription | None = None
         """Of a redelivery: the one subscription it is for."""
@@ -317,6 +319,7 @@ def _try_again(bus: Engine, ticket: Ticket) -> None:
     now = bus._clock.monotonic()
     accepted_at(receipt.event, bus._clock.time())
     receipt._accepted_at = now
+    ticket.accepted = True
     commit(bus, receipt, verdicts, None)
     ticket.accept(receipt)
 
@@ -330,12 +333,12 @@ def refuse_all(bus: Engine) -> None:
 
 
 def full_queues(ticket: Ticket) -> list[str]:
-    """The names of all the queues in the way of a publication, for the warning."""
-    return [
-        verdict.subscription.name
-        for verdict in ticket.verdicts()
-        if first_full([verdict]) is not None
-    ]
+    """The names of the queues known to be in the way of a publication, for the warning.
+
+    A subscription that came since is asked when a place is free, and not by a timer.
+    """
+    found = map(first_full, ([verdict] for verdict in ticket._verdicts.values() if verdict))
+    return [each.name for each in found if each is not None and each.standing == LISTENING]
 
 
 ROOM_WARNING_SECONDS = 5.0

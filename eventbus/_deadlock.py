@@ -78,7 +78,8 @@ class waiting:  # noqa: N801 - used like a function: `with waiting(...)`
         affected = {
             wait: delivery
             for wait, delivery in list(cls._cascades.items())
-            if delivery.owner.bus._loop is receipt._bus._loop and _is_caused_by(receipt, wait.receipt)
+            if delivery.owner.bus._loop is receipt._bus._loop
+            and _is_caused_by(receipt, wait.receipt)
         }
         if not affected or _Needs(receipt._bus, *_of_receipt(receipt)).needs.keys().isdisjoint(
             affected.values()

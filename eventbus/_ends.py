@@ -10,6 +10,7 @@ then is anybody told, because what listens may call back into the bus.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -172,6 +173,10 @@ def attempt_failed(
 def leave_the_loop(error: BaseException) -> None:
     """Let the two exceptions that end programs go where asyncio lets them go."""
     if isinstance(error, KeyboardInterrupt | SystemExit):
+        with contextlib.suppress(RuntimeError):  # in a child that the handler has forked
+            task = asyncio.current_task()
+            if task is not None:
+                task.add_done_callback(asyncio.Task.exception)  # asyncio need not log it once more
         raise error
 
 

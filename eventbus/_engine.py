@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,6 +40,20 @@ MOST_PUMPS: Final = 32
 """Pumps that are scheduled at once; handlers that wait are not counted."""
 REST_SECONDS: Final = 0.01
 """The pause after a cancellation from outside, in case the loop is being closed."""
+
+
+async def _canary(sung: list[bool]) -> AsyncGenerator[None]:
+    """Something for ``loop.shutdown_asyncgens()`` to close: the one public sign of a loop's end."""
+    try:
+        yield
+    finally:
+        sung.append(True)
+
+
+def _step(generator: AsyncGenerator[None]) -> None:
+    """Run an async generator that does not wait to its next ``yield``, or to its end."""
+    with contextlib.suppress(StopIteration, StopAsyncIteration):
+        generator.asend(None).send(None)
 
 
 class Engine:
@@ -175,12 +190,20 @@ class Engine:
         self._pumps = 1
         loop = self._loop
 
+        sung: list[bool] = []
+        canary = _canary(sung)
+
+        def begin() -> None:
+            _step(canary)
+
         def wake_up() -> None:
-            if self._loop is loop:
+            if not sung and self._loop is loop:
+                _step(canary)
                 self._pump_ended()
 
-        # The loop's own timer, whatever the bus's clock: a loop that is being closed must not get
-        # to it.
+        # The loop's own timer, whatever the bus's clock: a loop that is being closed does not get
+        # to it, unless it waits for its threads first. By then its generators are closed.
+        loop.call_soon(begin)
         loop.call_later(REST_SECONDS, wake_up)
 
     def _fell_quiet(self) -> None:

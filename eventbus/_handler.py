@@ -141,7 +141,9 @@ def _model_of(annotation: Any, function: Any, name: str) -> Any:
 
 def _resolve(annotation: str, function: Any, name: str) -> Any:
     """What a string annotation means where the function was written."""
-    source = inspect.unwrap(function)
+    source = inspect.unwrap(
+        getattr(function, "__init__") if isinstance(function, type) else function
+    )  # noqa: B009 - of a class
     names = dict(getattr(source, "__globals__", {}))
     names.update(_closure_of(source))
     try:

@@ -244,6 +244,12 @@ def _call(delivery: Delivery, call: Callable[[Event[Any]], Any], event: Event[An
     return call(event)
 
 
+def _is_destroyed(error: BaseException) -> bool:
+    """Whether a driver is being collected: no handler has raised this, it began in the driver."""
+    trace = error.__traceback__
+    return isinstance(error, GeneratorExit) and (trace is None or trace.tb_next is None)
+
+
 @types.coroutine
 def _plain_driver() -> Driver:
     """Runs async handlers of direct subscriptions, one delivery after the other."""
@@ -255,6 +261,8 @@ def _plain_driver() -> Driver:
             delivery.result = yield from delivery.owner.call(delivery.event)
             signal = DONE
         except BaseException as error:
+            if _is_destroyed(error):
+                raise
             delivery.error = error
             signal = FAILED
 
@@ -266,6 +274,8 @@ def _await_result(delivery: Delivery, awaitable: Any) -> Driver:
     try:
         delivery.result = yield from awaitable.__await__()
     except BaseException as error:
+        if _is_destroyed(error):
+            raise
         delivery.error = error
         signal = FAILED
     yield signal
@@ -298,6 +308,8 @@ def _careful_driver(delivery: Delivery) -> Driver:
                 result = yield from result.__await__()
             delivery.result = result
         except BaseException as error:
+            if _is_destroyed(error):
+                raise
             delivery.error = error
             signal = FAILED
     for observer in observers:

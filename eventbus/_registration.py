@@ -184,9 +184,12 @@ def _common_payload(patterns: tuple[str | Topic[Any], ...]) -> Payload | None:
     return Payload.of(next(iter(models.values())))
 
 
+_OURS: Final = (__name__, "eventbus.bus", "eventbus.stream")
+
+
 def _caller() -> tuple[CodeType, int]:
     """Where the application called: its code object and the line."""
     frame = _getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("eventbus."):
+    while frame.f_back is not None and frame.f_globals.get("__name__") in _OURS:
         frame = frame.f_back
     return frame.f_code, frame.f_lineno

@@ -179,7 +179,7 @@ def _returned(delivery: Delivery, limit: ThreadLimit) -> None:
         return  # `_carry` goes on with it
     work.stop_timer()
     bus = delivery.owner.bus
-    if bus._last_loop is not None and bus._last_loop() is asyncio.get_running_loop():
+    if bus._thread_limit is limit:  # else the bus was on another loop since, and has forgotten it
         bus._stuck_threads -= 1
         _ends.give_back_place(delivery)
         work.in_thread = False

@@ -373,9 +373,7 @@ class EventBus(Engine):
             name, data = _resolve(topic, data)
         route = self._index.match(name) or self._find_route(name)
         delivery = current.get()
-        inside = delivery if delivery is not None and delivery.status is None else None
-        if inside is not None and inside.owner.bus._loop is not self._loop:  # type: ignore[attr-defined]  # it is a Delivery
-            inside = None  # its cascade belongs to another loop, perhaps in another thread
+        inside = None if delivery is None else self._inside(delivery)
         if self._barred:
             self._refuse(inside)
         now = self._clock.monotonic()
@@ -447,6 +445,15 @@ class EventBus(Engine):
         _admission.commit(self, receipt, verdicts, inside)
         return receipt
 
+    def _inside(self, delivery: Any) -> Any:
+        """The delivery, if what its handler publishes here is nested.
+
+        Not after its end, and not from a bus on another loop: what belongs to its cascade is
+        counted without locks, and that loop may run in another thread.
+        """
+        here = delivery.status is None and delivery.owner.bus._loop is self._loop
+        return delivery if here else None
+
     def _find_route(self, topic: str) -> Route[Subscription]:
         """The route of a topic that was not met of late: it is checked here, and only here."""
         topic = check_topic(topic)
@@ -470,7 +477,7 @@ class EventBus(Engine):
         """
         _binding.bind(self)
         delivery = current.get()
-        inside = delivery if delivery is not None and delivery.status is None else None
+        inside = None if delivery is None else self._inside(delivery)
         if self._barred:
             self._refuse(inside)
         subscription = next(
@@ -485,7 +492,13 @@ class EventBus(Engine):
         receipt._redelivered = True
         submitted = self._submit_carefully(receipt, (subscription,), inside, True, subscription)
         if isinstance(submitted, _admission.Ticket):
-            submitted = await submitted.wait()
+            ticket = submitted
+            try:
+                submitted = await ticket.wait()
+            finally:
+                if ticket.accepted:  # perhaps in the very turn in which this was cancelled
+                    self.dead_letters.discard(letter)
+            return submitted
         self.dead_letters.discard(letter)
         return submitted
 

@@ -25,7 +25,7 @@ class Mended:
         self.broken = True
         self.seen: list[tuple[Any, int, bool]] = []
 
-    async def handle(self, event: Event) -> str:
+    async def handle(self, event: Event[Any]) -> str:
         delivery = event.delivery
         assert delivery is not None
         self.seen.append((event.data, delivery.attempt, delivery.redelivered))
@@ -102,7 +102,7 @@ async def test_none_may_be_kept() -> None:
 @pytest.mark.parametrize("number", [-1, 1.5, None, True])
 def test_a_bad_number_of_letters_is_refused(number: Any) -> None:
     """The error names the option and the cure."""
-    with pytest.raises(OptionError, match="dead_letters=.*whole number of at least 0"):
+    with pytest.raises(OptionError, match=r"dead_letters=.*whole number of at least 0"):
         EventBus(dead_letters=number)
 
 
@@ -138,7 +138,7 @@ async def test_cancelled_and_dropped_deliveries_are_no_letters() -> None:
     bus = EventBus()
     gate = asyncio.Event()
 
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         await gate.wait()
 
     sub = bus.subscribe(handler, capacity=1, overflow="drop_newest")
@@ -223,7 +223,7 @@ async def test_a_redelivery_waits_for_room() -> None:
     gate = asyncio.Event()
 
     @bus.on(capacity=1)
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         if event.data == "x" and event.delivery and not event.delivery.redelivered:
             raise Boom
         await gate.wait()
@@ -254,7 +254,7 @@ async def test_a_redelivery_inside_a_handler_never_waits() -> None:
     done: list[str] = []
 
     @bus.on("a", capacity=1)
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         if event.data == "again":
             for letter in bus.dead_letters:
                 await bus.redeliver(letter)
@@ -288,7 +288,7 @@ async def test_a_subscription_that_leaves_meanwhile_gets_nothing_again() -> None
     bus = EventBus()
     gate = asyncio.Event()
 
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         if event.data == "x":
             raise Boom
         await gate.wait()

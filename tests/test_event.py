@@ -115,14 +115,14 @@ async def test_an_event_survives_pickling_and_copying() -> None:
     events: list[Event[Any]] = [full_event(), Event("a"), await published(bus, attributes={"a": 1})]
 
     @bus.on("a")
-    async def nest(event: Event) -> None:
+    async def nest(event: Event[Any]) -> None:
         events.append((await bus.publish("b", [1])).event)
 
     await within(bus.publish_and_wait("a", cascade=True))
     assert events[3].cause is not None
     for event in events:
         for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-            twin = pickle.loads(pickle.dumps(event, protocol))
+            twin = pickle.loads(pickle.dumps(event, protocol))  # noqa: S301 - our own
             assert twin == event
             assert (twin.id, twin.time, twin.root) == (event.id, event.time, event.root)
         assert copy.copy(event) is event
@@ -215,7 +215,7 @@ async def test_the_time_is_that_of_acceptance() -> None:
     gate = asyncio.Event()
 
     @bus.on(capacity=1)
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         await gate.wait()
 
     await bus.publish("a")
@@ -265,7 +265,7 @@ def test_ids_are_unique_across_threads() -> None:
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_ids_are_unique_across_forks() -> None:
     """A child keeps the ids of the events it was born with, and makes no id of its parent's."""
-    before = Event("a")  # its id is read for the first time after the fork, in both
+    before: Event[Any] = Event("a")  # its id is read for the first time after the fork, in both
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -318,13 +318,13 @@ async def test_a_typed_handler_gets_a_copy_that_is_the_same_event() -> None:
             assert getattr(typed[0], name) == getattr(plain[0], name), name
     assert typed[0] != plain[0]
     with pytest.raises(AttributeError):
-        typed[0].data = Paid(amount=4)  # type: ignore[misc]  # the case at hand
+        typed[0].data = Paid(amount=4)
 
 
 async def test_the_delivery_is_there_in_its_handler_alone() -> None:
     """Of this event, in this delivery, until it ends; None for other events and elsewhere."""
     bus = EventBus()
-    other = Event("other")
+    other: Event[Any] = Event("other")
     seen: list[Event[Any]] = []
     left: list[asyncio.Task[object]] = []
     gate = asyncio.Event()
@@ -361,7 +361,7 @@ async def test_a_thread_reads_its_delivery_too() -> None:
     """The context goes with the handler into its thread."""
     bus = EventBus()
 
-    def handler(event: Event) -> int | None:
+    def handler(event: Event[Any]) -> int | None:
         return None if event.delivery is None else event.delivery.attempt
 
     bus.subscribe(handler, thread=True)

@@ -116,7 +116,7 @@ async def test_a_bus_entered_on_another_fixtures_loop_says_so(
 
 
 async def test_a_failing_test_body_still_drains() -> None:
-    """An exception on its way out of the block does not stop the drain, nor does the drain eat it."""
+    """An exception on its way out does not stop the drain, nor does the drain eat it."""
     bus = EventBus()
     shop = Shop(bus)
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import pytest
 
 from eventbus import Event, EventBus, ReentrantCall, WouldBlock
+from eventbus.testing import FakeClock
 from tests.helpers import LogLines, balances, turns, within
 
 
@@ -185,6 +186,31 @@ async def test_what_ends_programs_leaves_publish_and_nothing_is_accepted(
     armed = False
     await within(bus.publish_and_wait("a", check=True))
     assert sorted(seen) == [1, 2, 3]
+
+
+@both
+async def test_the_warning_about_a_waiting_publisher_asks_nobody(option: str) -> None:
+    """Who came meanwhile is asked when the event is accepted, and never if it has left by then."""
+    clock, lines, gate = FakeClock(), LogLines(), asyncio.Event()
+    bus, recorder = EventBus(clock=clock, hooks=[lines]), Recorder()
+
+    async def slow(event: Event[Any]) -> None:
+        await gate.wait()
+
+    bus.subscribe(slow, "a", capacity=1, name="slow")
+    for _ in range(2):
+        await bus.publish("a")
+        await turns(3)
+    waiting = asyncio.ensure_future(bus.publish("a"))
+    await turns(1)
+    newcomer = bus.subscribe(ignore, "a", **options(option, recorder))
+    clock.advance(5)
+    assert [line.fields["subscriptions"] for line in lines.named("publish.waiting")] == [["slow"]]
+    newcomer.unsubscribe()
+    gate.set()
+    await within(waiting)
+    await within(bus.settle())
+    assert recorder.calls == []
 
 
 @both

@@ -62,7 +62,7 @@ def test_jitter_only_lengthens() -> None:
     jitter=st.floats(0, 10),
     part=st.floats(0, 1),
 )
-def test_a_pause_is_always_a_number_within_its_bounds(
+def test_a_pause_is_always_a_number_within_its_bounds(  # noqa: PLR0917 - drawn by name
     attempt: int, initial: float, factor: float, maximum: float, jitter: float, part: float
 ) -> None:
     """However many attempts there were: nothing overflows, nothing is negative."""
@@ -147,7 +147,7 @@ def test_a_retry_is_a_value() -> None:
     retry = Retry(attempts=5)
     assert retry == Retry(5)
     assert hash(retry) == hash(Retry(5))
-    assert pickle.loads(pickle.dumps(retry)) == retry
+    assert pickle.loads(pickle.dumps(retry)) == retry  # noqa: S301 - our own
     with pytest.raises(AttributeError):
         retry.attempts = 6  # type: ignore[misc]  # the case at hand
 
@@ -160,7 +160,7 @@ async def test_a_bus_waits_as_long_as_its_policy_says() -> None:
     attempts: list[tuple[int, float]] = []
 
     @bus.on(retry=Retry(attempts=4, initial=1))
-    async def handler(event: Event) -> str:
+    async def handler(event: Event[Any]) -> str:
         assert event.delivery is not None
         attempts.append((event.delivery.attempt, clock.monotonic() - 1000))
         if event.delivery.attempt < 4:
@@ -185,7 +185,7 @@ async def test_an_error_that_is_not_in_on_ends_the_delivery() -> None:
     errors: list[Exception] = [OSError(), ValueError(), OSError()]
 
     @bus.on(retry=Retry(attempts=9, on=(OSError,)))
-    def handler(event: Event) -> None:
+    def handler(event: Event[Any]) -> None:
         raise errors.pop(0)
 
     receipt = await bus.publish("a")
@@ -208,7 +208,7 @@ async def test_a_policy_of_ones_own() -> None:
     runs: list[float] = []
 
     @bus.on(retry=Once(attempts=100))
-    def handler(event: Event) -> None:
+    def handler(event: Event[Any]) -> None:
         runs.append(clock.monotonic())
         raise ValueError
 

@@ -73,7 +73,7 @@ class Seen:
     async def shipped(self, event: Event[Shipped]) -> None:
         self.data.append(event.data)
 
-    async def plain(self, event: Event) -> None:
+    async def plain(self, event: Event[Any]) -> None:
         self.data.append(event.data)
 
     async def lists(self, event: Event[list[int]]) -> None:
@@ -231,7 +231,7 @@ async def test_a_topic_validates_at_publish() -> None:
     """A dict becomes the model; handlers and the receipt see that."""
     bus, seen = EventBus(), Seen()
     bus.subscribe(seen.plain)
-    receipt = await bus.publish(INVOICE_PAID, GOOD)  # type: ignore[call-overload]  # a dict, as a webhook's
+    receipt = await bus.publish(INVOICE_PAID, GOOD)  # type: ignore[misc]  # a dict, as a webhook's
     await within(bus.settle())
     assert receipt.event.type == "invoice.paid"
     assert seen.data == [Paid(id="in_1", amount=3)]
@@ -251,14 +251,14 @@ async def test_a_topic_refuses_at_publish_and_nothing_is_accepted() -> None:
             bus.publish_nowait(INVOICE_PAID, BAD)
 
         async def publish() -> None:
-            await bus.publish(INVOICE_PAID, BAD)  # type: ignore[call-overload]  # the case at hand
+            await bus.publish(INVOICE_PAID, BAD)  # type: ignore[misc]  # the case at hand
 
         async def publish_and_wait() -> None:
             await bus.publish_and_wait(INVOICE_PAID, BAD)
 
         for way in (publish, nowait, publish_and_wait, from_thread):
             with pytest.raises(
-                PayloadError, match="topic 'invoice.paid' does not fit Paid"
+                PayloadError, match=r"topic .invoice\.paid. does not fit Paid"
             ) as info:
                 await within(way())
             assert [line["loc"] for line in info.value.errors] == [("amount",)]
@@ -298,7 +298,7 @@ async def test_the_annotation_wins_over_the_topic() -> None:
     async def premium(event: Event[Premium]) -> None:
         seen.append(event.data)
 
-    bus.subscribe(premium, INVOICE_PAID)  # type: ignore[arg-type]  # narrower than the topic
+    bus.subscribe(premium, INVOICE_PAID)
     await within(bus.publish_and_wait("invoice.paid", {**GOOD, "tier": "silver"}, check=True))
     assert seen == [Premium(id="in_1", amount=3, tier="silver")]
 
@@ -308,7 +308,7 @@ async def test_predicates_see_the_event_as_published() -> None:
     bus, seen = EventBus(), Seen()
     asked: list[Any] = []
 
-    def note(event: Event) -> bool:
+    def note(event: Event[Any]) -> bool:
         asked.append(event.data)
         return True
 

@@ -53,7 +53,7 @@ async def test_it_returns_the_first_event_that_matches() -> None:
 async def test_without_a_pattern_any_event_will_do() -> None:
     """As ``subscribe`` does."""
     bus = EventBus()
-    waiting = asyncio.create_task(bus.wait_for())
+    waiting: asyncio.Task[Event[Any]] = asyncio.create_task(bus.wait_for())
     await turns(1)
     await bus.publish("whatever", 1)
     assert (await asyncio.wait_for(waiting, 5)).data == 1

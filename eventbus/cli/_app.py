@@ -9,7 +9,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -155,7 +155,9 @@ def _run(bus: EventBus, name: str, file: Source, size: int | None, *, stop_on_er
     console = _show.make_console(stderr=True)
     problem = ""
     started = time.monotonic()
-    with _show.make_progress(console) as progress:
+    progress = _show.make_progress(console)
+    # Older versions of rich end even a disabled bar with an empty line: off a terminal, no begin.
+    with nullcontext() if progress.disable else progress:
         bar = progress.add_task(name, total=size, events=0)
 
         def complain(number: int, text: str) -> None:
@@ -171,6 +173,7 @@ def _run(bus: EventBus, name: str, file: Source, size: int | None, *, stop_on_er
             feed.interrupted = True
         except SystemExit as error:
             problem = f"a handler raised SystemExit({error.code!r})"
+            feed.interrupted = False  # by that, and not by Ctrl-C
         except BusClosed:
             problem = "the application closed its bus: the rest was not published"
         except OSError as error:

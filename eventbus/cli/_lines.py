@@ -71,9 +71,7 @@ class Splitter:
 
     def _keep(self, part: bytes) -> None:
         self._size += len(part)
-        if self._size > self._longest:
-            self._parts.clear()
-        elif part:
+        if part and self._size <= self._longest:
             self._parts.append(part)
 
     def _complete(self) -> tuple[int, bytes | None]:

@@ -83,20 +83,23 @@ def accounts(bus: EventBus) -> Table:
     table.add_column("deliveries to", overflow="fold")
     for name in ENDS:
         table.add_column(name, justify="right")
-    statistics = [(each.name, each.statistics()) for each in bus.subscriptions]
-    for name, each in statistics:
-        table.add_row(name, *_cells(each))
-    totals = bus.statistics()
-    here = sum(each.accepted for _, each in statistics)
-    if totals.accepted != here:
-        table.add_row("(those that have left)", str(totals.accepted - here))
-    cells = _cells(totals)
-    table.add_row(Text("in all", style="bold"), *(Text.assemble((str(c), "bold")) for c in cells))
+    totals = _values(bus.statistics())
+    left = totals
+    for each in bus.subscriptions:
+        values = _values(each.statistics())
+        table.add_row(Text(each.name), *_cells(values))
+        left = [rest - value for rest, value in zip(left, values, strict=True)]
+    if any(left):
+        table.add_row(Text("(those that have left)"), *_cells(left))
+    table.add_row(Text("in all"), *_cells(totals), style="bold")
     return table
 
 
-def _cells(statistics: Any) -> list[Text]:
-    values: list[int] = [getattr(statistics, name) for name in ENDS]
+def _values(statistics: Any) -> list[int]:
+    return [getattr(statistics, name) for name in ENDS]
+
+
+def _cells(values: list[int]) -> list[Text]:
     styles = {"failed": "red", "dropped": "yellow", "cancelled": "yellow", "handled": "green"}
     return [
         Text(f"{value:,}", style=styles.get(name, "") if value else "dim")

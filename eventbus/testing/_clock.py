@@ -62,7 +62,7 @@ class FakeClock:
             callback, timer.callback = timer.callback, None
             if callback is not None:
                 callback()
-        self._now = end
+        self._now = max(self._now, end)  # a call may itself have advanced further
 
     @property
     def next_timer(self) -> float | None:

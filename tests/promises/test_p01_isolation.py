@@ -1,4 +1,4 @@
-"""P1: a handler that fails, hangs or is slow affects no other subscription and no other publisher."""
+"""P1: a handler that fails, hangs or is slow affects no other subscription and no publisher."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ import pytest
 from eventbus import Event, EventBus, WouldBlock
 from tests.helpers import turns, within
 
-Handler = Callable[[Event], Any]
+Handler = Callable[[Event[Any]], Any]
 
 
-async def fails(event: Event) -> None:
+async def fails(event: Event[Any]) -> None:
     raise ValueError(event.data)
 
 
-async def fails_later(event: Event) -> None:
+async def fails_later(event: Event[Any]) -> None:
     await asyncio.sleep(0)
     raise ValueError(event.data)
 
 
-def fails_at_once(event: Event) -> None:
+def fails_at_once(event: Event[Any]) -> None:
     raise ValueError(event.data)
 
 
-def fails_to_await(event: Event) -> Awaitable[None]:
+def fails_to_await(event: Event[Any]) -> Awaitable[None]:
     return fails_later(event)
 
 
-async def cancels_itself(event: Event) -> None:
+async def cancels_itself(event: Event[Any]) -> None:
     raise asyncio.CancelledError
 
 
-async def exits_as_a_generator(event: Event) -> None:
+async def exits_as_a_generator(event: Event[Any]) -> None:
     raise GeneratorExit
 
 
-async def stops_iteration(event: Event) -> None:
+async def stops_iteration(event: Event[Any]) -> None:
     raise StopIteration
 
 
-async def awaits_nonsense(event: Event) -> None:
+async def awaits_nonsense(event: Event[Any]) -> None:
     class Nonsense:
         def __await__(self) -> Any:
             yield "no future"
@@ -61,7 +61,7 @@ class Odd(metaclass=OddType):
     pass
 
 
-def returns_oddity(event: Event) -> Odd:
+def returns_oddity(event: Event[Any]) -> Odd:
     return Odd()
 
 
@@ -88,7 +88,7 @@ async def test_a_failing_handler_affects_no_other_subscription(bad: Handler) -> 
     sub = bus.subscribe(bad)
 
     @bus.on()
-    async def waits(event: Event) -> None:
+    async def waits(event: Event[Any]) -> None:
         await asyncio.sleep(0)
         last.append(event.data)
 
@@ -110,7 +110,7 @@ async def test_a_hanging_handler_affects_no_other_subscription() -> None:
     never = asyncio.Event()
     seen: list[int] = []
 
-    async def hangs(event: Event) -> None:
+    async def hangs(event: Event[Any]) -> None:
         await never.wait()
 
     for _ in range(40):  # more than the pumps that may be scheduled at once
@@ -130,7 +130,7 @@ async def test_a_hanging_handler_hangs_one_subscription_of_many_on_the_same_func
     never = asyncio.Event()
     seen: list[tuple[str, int]] = []
 
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         delivery = event.delivery
         assert delivery is not None
         if delivery.subscription == "hangs":
@@ -154,7 +154,7 @@ async def test_a_slow_handler_holds_up_its_own_queue_alone() -> None:
     slow: list[int] = []
     quick: list[int] = []
 
-    async def dawdles(event: Event) -> None:
+    async def dawdles(event: Event[Any]) -> None:
         await turns(50)
         slow.append(event.data)
 
@@ -174,7 +174,7 @@ async def test_a_full_queue_holds_no_publisher_who_does_not_need_it() -> None:
     never = asyncio.Event()
     seen: list[int] = []
 
-    async def hangs(event: Event) -> None:
+    async def hangs(event: Event[Any]) -> None:
         await never.wait()
 
     bus.subscribe(hangs, "slow", capacity=1)
@@ -202,7 +202,7 @@ async def test_a_publisher_of_two_full_queues_holds_nothing_of_either() -> None:
     never = asyncio.Event()
     seen: list[int] = []
 
-    async def hangs(event: Event) -> None:
+    async def hangs(event: Event[Any]) -> None:
         await never.wait()
 
     bus.subscribe(hangs, "a", capacity=1)
@@ -242,7 +242,7 @@ def test_an_exit_in_a_handler_costs_no_other_delivery(
     seen: list[int] = []
 
     @bus.on()
-    async def exits(event: Event) -> None:
+    async def exits(event: Event[Any]) -> None:
         if waits:
             await asyncio.sleep(0)
         if event.data == 0:

@@ -40,29 +40,29 @@ async def assert_one_failure(bus: EventBus, lines: LogLines, error: type[BaseExc
     return outcome
 
 
-async def raises_async(event: Event) -> None:
+async def raises_async(event: Event[Any]) -> None:
     raise Boom
 
 
-async def raises_after_waiting(event: Event) -> None:
+async def raises_after_waiting(event: Event[Any]) -> None:
     await asyncio.sleep(0)
     raise Boom
 
 
-def raises(event: Event) -> None:
+def raises(event: Event[Any]) -> None:
     raise Boom
 
 
-def raises_in_awaitable(event: Event) -> Any:
+def raises_in_awaitable(event: Event[Any]) -> Any:
     return raises_after_waiting(event)
 
 
-async def raises_in_task_group(event: Event) -> None:
+async def raises_in_task_group(event: Event[Any]) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(raises_async(event))
 
 
-async def raises_when_cancelled(event: Event) -> None:
+async def raises_when_cancelled(event: Event[Any]) -> None:
     try:
         asyncio.current_task().cancel()  # type: ignore[union-attr]  # a handler has a task
         await asyncio.sleep(1)
@@ -122,7 +122,7 @@ async def test_a_failure_after_retries_is_one_failure() -> None:
     errors: list[Boom] = []
 
     @bus.on(retry=Retry(attempts=3, jitter=0))
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         errors.append(Boom())
         raise errors[-1]
 
@@ -144,7 +144,7 @@ async def test_a_time_out_is_a_failure() -> None:
     bus, lines = make_bus(clock=clock)
 
     @bus.on(timeout=5)
-    async def hangs(event: Event) -> None:
+    async def hangs(event: Event[Any]) -> None:
         await asyncio.Event().wait()
 
     task = asyncio.create_task(assert_one_failure(bus, lines, HandlerTimeout))
@@ -182,7 +182,7 @@ async def test_a_retry_policy_that_answers_nonsense_hides_nothing(pause: Any) ->
     assert "pause=" in outcome.error.__notes__[0]
 
 
-def bad_predicate(event: Event) -> Any:
+def bad_predicate(event: Event[Any]) -> Any:
     raise Boom
 
 
@@ -205,14 +205,14 @@ async def test_what_where_raises_fails_its_own_delivery_alone() -> None:
     ("key", "error"), [(bad_predicate, Boom), (lambda event: [], TypeError)], ids=["raises", "list"]
 )
 async def test_what_key_raises_fails_its_own_delivery_alone(
-    key: Callable[[Event], Any], error: type[Exception]
+    key: Callable[[Event[Any]], Any], error: type[Exception]
 ) -> None:
     """That includes a key that cannot be hashed."""
     bus, lines = make_bus()
     ran: list[str] = []
 
     @bus.on(concurrency=2, key=key)
-    async def never(event: Event) -> None:
+    async def never(event: Event[Any]) -> None:
         ran.append("never")
 
     outcome = await assert_one_failure(bus, lines, error)
@@ -249,10 +249,10 @@ def test_an_exit_fails_unretried_and_leaves_the_loop(error: type[BaseException],
     bus, lines = make_bus()
     receipts = []
 
-    def plain(event: Event) -> None:
+    def plain(event: Event[Any]) -> None:
         raise error
 
-    async def coroutine(event: Event) -> None:
+    async def coroutine(event: Event[Any]) -> None:
         if how == "waits":
             await asyncio.sleep(0)
         raise error
@@ -280,7 +280,7 @@ async def test_an_exit_in_a_predicate_leaves_publish(error: type[BaseException])
     bus, _ = make_bus()
     bus.subscribe(lambda event: None)
 
-    def exits(event: Event) -> bool:
+    def exits(event: Event[Any]) -> bool:
         raise error
 
     bus.subscribe(lambda event: None, where=exits)
@@ -296,7 +296,7 @@ async def test_check_raises_every_failure_of_the_event() -> None:
     bus.subscribe(lambda event: "fine")
 
     @bus.on()
-    async def cancels_itself(event: Event) -> None:
+    async def cancels_itself(event: Event[Any]) -> None:
         raise asyncio.CancelledError
 
     with pytest.raises(HandlerErrors) as caught:
@@ -314,7 +314,7 @@ async def test_cancellation_is_not_swallowed_by_the_task_of_a_handler() -> None:
     tasks: list[asyncio.Task[Any]] = []
 
     @bus.on(retry=Retry(attempts=5))
-    async def waits(event: Event) -> None:
+    async def waits(event: Event[Any]) -> None:
         tasks.append(asyncio.current_task())  # type: ignore[arg-type]  # a handler has one
         await asyncio.Event().wait()
 
@@ -333,7 +333,7 @@ async def test_a_hook_that_raises_hides_no_failure() -> None:
     """A broken hook is named in the log; the failure is still told to the others."""
 
     class Broken(LogLines):
-        def delivery_ended(self, event: Event, outcome: Any) -> None:
+        def delivery_ended(self, event: Event[Any], outcome: Any) -> None:
             raise Boom
 
     broken, lines = Broken(), LogLines()

@@ -22,11 +22,11 @@ async def test_nested_events_come_after_the_one_that_caused_them() -> None:
     bus.subscribe(lambda event: seen["first"].append(event.type))
 
     @bus.on("on")
-    async def switch(event: Event) -> None:
+    async def switch(event: Event[Any]) -> None:
         await bus.publish("off")
 
     @bus.on()
-    async def waits(event: Event) -> None:
+    async def waits(event: Event[Any]) -> None:
         await turns(3)
         seen["waits"].append(event.type)
 
@@ -56,7 +56,7 @@ async def test_nested_events_come_in_the_order_of_acceptance_at_any_depth() -> N
     bus.subscribe(lambda event: seen[0].append(event.data), "tree")
 
     @bus.on("tree")
-    async def waits(event: Event) -> None:
+    async def waits(event: Event[Any]) -> None:
         await turns(len(event.data))
         seen[1].append(event.data)
 
@@ -76,7 +76,7 @@ async def test_concurrent_publishers_share_one_order() -> None:
     for number in range(3):
 
         @bus.on(capacity=number + 1)
-        async def handler(event: Event, number: int = number) -> None:
+        async def handler(event: Event[Any], number: int = number) -> None:
             await turns(chance.randrange(3))
             seen[number].append(event.data)
 
@@ -101,7 +101,7 @@ async def test_a_delivery_in_its_pause_keeps_its_place() -> None:
     others: list[int] = []
 
     @bus.on(retry=Retry(attempts=3, initial=1, jitter=0))
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         assert event.delivery is not None
         runs.append((event.data, event.delivery.attempt))
         if event.data == 0 and event.delivery.attempt < 3:
@@ -130,7 +130,7 @@ async def test_what_a_retried_handler_publishes_comes_in_its_turn() -> None:
     seen: list[str] = []
 
     @bus.on("a", retry=Retry(initial=1, jitter=0))
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         assert event.delivery is not None
         await bus.publish("nested", event.delivery.attempt)
         if event.delivery.attempt == 1:
@@ -152,7 +152,7 @@ async def test_a_pause_ends_failed_when_the_subscription_leaves(due: bool) -> No
     bus = EventBus(clock=clock)
     errors: list[ValueError] = []
 
-    def handler(event: Event) -> None:
+    def handler(event: Event[Any]) -> None:
         errors.append(ValueError())
         raise errors[-1]
 
@@ -181,7 +181,7 @@ async def test_a_pause_ends_failed_when_the_grace_period_does() -> None:
     bus = EventBus(clock=clock)
     errors: list[ValueError] = []
 
-    def handler(event: Event) -> None:
+    def handler(event: Event[Any]) -> None:
         errors.append(ValueError())
         raise errors[-1]
 
@@ -298,11 +298,11 @@ async def test_one_after_the_other_by_default(thread: bool) -> None:
     bus = EventBus()
     steps: list[tuple[str, int]] = []
 
-    def blocks(event: Event) -> None:
+    def blocks(event: Event[Any]) -> None:
         steps.append(("begin", event.data))
         steps.append(("end", event.data))
 
-    async def waits(event: Event) -> None:
+    async def waits(event: Event[Any]) -> None:
         steps.append(("begin", event.data))
         await turns(event.data % 3)
         steps.append(("end", event.data))

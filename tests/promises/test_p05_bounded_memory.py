@@ -1,4 +1,4 @@
-"""P5: bounded memory. Outsiders wait or lose events by policy; insiders are counted, and stopped."""
+"""P5: bounded memory. Outsiders wait or lose events by policy; insiders are counted and stopped."""
 
 from __future__ import annotations
 

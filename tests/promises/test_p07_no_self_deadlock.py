@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio.from_thread
@@ -42,7 +42,7 @@ async def test_a_handler_that_waits_for_its_own_end_is_refused_at_once(
     bus = EventBus()
     receipts: asyncio.Queue[Receipt] = asyncio.Queue()
 
-    async def loop(event: Event) -> str:
+    async def loop(event: Event[Any]) -> str:
         if event.data != "first":
             return ""
         if waits:
@@ -68,7 +68,7 @@ async def test_a_refused_event_stays_accepted() -> None:
     bus = EventBus()
     seen: list[str] = []
 
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         seen.append(event.data)
         if event.data == "outer":
             with pytest.raises(WouldDeadlock):
@@ -86,12 +86,12 @@ async def test_the_last_edge_of_a_cycle_over_two_roots_is_refused() -> None:
     both_run = asyncio.Barrier(2)
     refused: list[str] = []
 
-    async def left(event: Event) -> None:
+    async def left(event: Event[Any]) -> None:
         if event.data:
             await both_run.wait()
             await wait("right", "left")
 
-    async def right(event: Event) -> None:
+    async def right(event: Event[Any]) -> None:
         if event.data:
             await both_run.wait()
             await wait("left", "right")
@@ -121,7 +121,7 @@ async def test_the_last_free_place_closes_the_cycle() -> None:
     bus = EventBus()
     statuses: list[str] = []
 
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         if event.data == "inner":
             return
         await turns(event.data)
@@ -142,7 +142,7 @@ async def test_a_free_place_is_enough() -> None:
     """With a place to spare, a handler may wait for its own subscription, in its first step too."""
     bus = EventBus()
 
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         if event.data:
             await bus.publish_and_wait("a", event.data - 1)
 
@@ -158,7 +158,7 @@ async def test_another_key_is_waited_for_and_the_own_key_is_refused(key: str, st
     """Interleaving 6: a cycle through one key is a cycle, whatever places are free."""
     bus = EventBus()
 
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         if event.subject == "outer":
             await bus.publish_and_wait("a", key)
 
@@ -172,7 +172,7 @@ async def test_the_own_key_behind_another_event_of_it_is_refused() -> None:
     """The event waited for stands second in a lane whose holder is the one that asks."""
     bus = EventBus()
 
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         if event.data == "outer":
             await bus.publish("a")
             await bus.publish_and_wait("a")
@@ -188,11 +188,11 @@ async def test_another_bus_is_waited_for(verb: str) -> None:
     here, there = EventBus(name="here"), EventBus(name="there")
     done: list[str] = []
 
-    async def work(event: Event) -> None:
+    async def work(event: Event[Any]) -> None:
         await turns(3)
         done.append(event.type)
 
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         receipt = await there.publish("b")
         if verb == "settle":
             await there.settle()
@@ -213,19 +213,20 @@ async def test_a_cycle_through_another_bus_is_refused(verb: str) -> None:
     here, there = EventBus(name="here"), EventBus(name="there")
     outer: list[Receipt] = []
 
-    async def work(event: Event) -> None:
+    async def work(event: Event[Any]) -> None:
         await outer[0].outcomes()
 
-    async def handler(event: Event) -> str:
+    async def handler(event: Event[Any]) -> str:
         receipt = await there.publish("b")
         await turns(3)
+        waits: dict[str, Callable[[], Awaitable[Any]]] = {
+            "outcomes": receipt.outcomes,
+            "cascade": lambda: receipt.outcomes(cascade=True),
+            "settle": there.settle,
+            "aclose": there.aclose,
+        }
         with pytest.raises(WouldDeadlock) as caught:
-            if verb == "settle":
-                await there.settle()
-            elif verb == "aclose":
-                await there.aclose()
-            else:
-                await receipt.outcomes(cascade=verb == "cascade")
+            await waits[verb]()
         return str(caught.value)
 
     there.subscribe(work, "b", name="W")
@@ -242,14 +243,14 @@ async def test_a_cascade_that_grows_into_a_deadlock_is_refused_when_it_does() ->
     bus = EventBus()
     go = asyncio.Event()
 
-    async def waiter(event: Event) -> str:
+    async def waiter(event: Event[Any]) -> str:
         if event.type == "c":
             return ""
         with pytest.raises(WouldDeadlock) as caught:
             await bus.publish_and_wait("b", cascade=True)
         return str(caught.value)
 
-    async def worker(event: Event) -> None:
+    async def worker(event: Event[Any]) -> None:
         await go.wait()
         await bus.publish("c")
 
@@ -269,11 +270,11 @@ async def test_only_whoever_stands_in_the_way_of_a_grown_cascade_is_refused() ->
     bus = EventBus()
     work: list[Receipt] = []
 
-    async def waiter(event: Event) -> None:
+    async def waiter(event: Event[Any]) -> None:
         if event.type != "c":
             await work[0].outcomes(cascade=True)
 
-    async def worker(event: Event) -> None:
+    async def worker(event: Event[Any]) -> None:
         await turns(5)
         await bus.publish("c")
 
@@ -296,14 +297,14 @@ async def test_a_cascade_over_buses_is_seen_when_its_first_bus_is_idle_again() -
     outer: list[Receipt] = []
     go = asyncio.Event()
 
-    async def hand_on(event: Event) -> None:
+    async def hand_on(event: Event[Any]) -> None:
         await second.publish("b")
 
-    async def slow(event: Event) -> None:
+    async def slow(event: Event[Any]) -> None:
         await go.wait()
         await outer[0].outcomes()
 
-    async def waiter(event: Event) -> None:
+    async def waiter(event: Event[Any]) -> None:
         await started[0].outcomes(cascade=True)
 
     first.subscribe(hand_on, "a")
@@ -322,17 +323,17 @@ async def test_a_cascade_over_buses_is_seen_when_its_first_bus_is_idle_again() -
 
 
 async def test_the_pause_before_a_retry_is_no_deadlock() -> None:
-    """Who waits for a delivery in back-off waits for its next attempt; the own queue stays barred."""
+    """One may wait for a delivery in back-off; the own queue stays barred in a later attempt."""
     clock = FakeClock()
     bus = EventBus(clock=clock)
 
-    async def flaky(event: Event) -> None:
+    async def flaky(event: Event[Any]) -> None:
         if event.delivery and event.delivery.attempt == 1:
             raise OSError
         if event.data:
             await bus.publish_and_wait("b")
 
-    async def waiter(event: Event) -> str:
+    async def waiter(event: Event[Any]) -> str:
         (outcome,) = await bus.publish_and_wait("b")
         return outcome.status
 
@@ -355,7 +356,7 @@ async def test_the_pause_before_a_retry_is_no_deadlock() -> None:
 
 
 async def test_a_leftover_task_waits_like_an_outsider() -> None:
-    """Interleaving 10: refused while the handler runs; afterwards it waits, settles and publishes."""
+    """Interleaving 10: refused while the handler runs; afterwards it may wait and settle."""
     bus = EventBus()
     left: list[asyncio.Task[str]] = []
     gate = asyncio.Event()
@@ -370,7 +371,7 @@ async def test_a_leftover_task_waits_like_an_outsider() -> None:
         await bus.settle()
         return outcome.status
 
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         if event.data:
             left.append(asyncio.create_task(leftover(await event.data)))
             await turns(3)
@@ -389,12 +390,12 @@ async def test_a_leftover_that_waits_when_its_handler_ends_stands_in_nobodys_way
     bus = EventBus()
     left: list[asyncio.Task[Any]] = []
 
-    async def slow(event: Event) -> str:
+    async def slow(event: Event[Any]) -> str:
         await turns(5)
         (outcome,) = await bus.publish_and_wait("own")
         return outcome.status
 
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         if event.data:
             left.append(asyncio.create_task(bus.publish_and_wait("slow")))
             await turns(2)
@@ -406,7 +407,7 @@ async def test_a_leftover_that_waits_when_its_handler_ends_stands_in_nobodys_way
     assert outcome.result == "handled"
 
 
-def in_a_thread(wait: Callable[[], Awaitable[Any]]) -> Any:
+def in_a_thread(wait: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     return anyio.from_thread.run(wait)
 
 
@@ -415,7 +416,7 @@ async def test_a_thread_handler_waits_only_if_there_is_a_thread_left(threads: in
     """A handler in the only thread that waits for one that needs a thread is refused."""
     bus = EventBus(threads=threads)
 
-    def outer(event: Event) -> None:
+    def outer(event: Event[Any]) -> None:
         in_a_thread(lambda: bus.publish_and_wait("b"))
 
     bus.subscribe(outer, "a", thread=True, name="outer")
@@ -436,13 +437,13 @@ async def test_a_thread_handler_that_waits_for_its_own_end_is_refused() -> None:
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["its key", "its place"])
 async def test_what_a_given_up_thread_still_holds_is_waited_for(keyed: bool) -> None:
-    """A timed-out thread has its key and its place until it returns, which nobody's wait hinders."""
+    """A timed-out thread keeps key and place until it returns, and that needs nobody's end."""
     clock = FakeClock()
     bus = EventBus(clock=clock)
     started, go = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
-    def worker(event: Event) -> None:
+    def worker(event: Event[Any]) -> None:
         if event.data == "stuck":
             loop.call_soon_threadsafe(started.set)
             assert go.wait(10)
@@ -454,7 +455,7 @@ async def test_what_a_given_up_thread_still_holds_is_waited_for(keyed: bool) -> 
         loop.call_later(0.01, go.set)
         await receipt.outcomes(check=True)
 
-    async def waiter(event: Event) -> None:
+    async def waiter(event: Event[Any]) -> None:
         await wait_for_another()
 
     key = (lambda event: event.data != "outer") if keyed else None
@@ -479,14 +480,14 @@ async def test_a_cancelled_wait_is_forgotten() -> None:
     gate = asyncio.Event()
     outer: list[Receipt] = []
 
-    async def first(event: Event) -> None:
+    async def first(event: Event[Any]) -> None:
         task = asyncio.create_task(bus.publish_and_wait("b"))
         await turns(2)
         task.cancel()
         await asyncio.wait([task])
         await gate.wait()
 
-    async def second(event: Event) -> None:
+    async def second(event: Event[Any]) -> None:
         await turns(10)
         gate.set()
         await outer[0].outcomes()

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,7 @@ class World:
         )
         self.listeners.append(listener)
 
-        async def handler(event: Event) -> None:
+        async def handler(event: Event[Any]) -> None:
             await self._handle(event.data, listener)
 
         self.buses[listener.bus].subscribe(
@@ -133,9 +134,7 @@ class World:
                 for key, waits in running.items()
                 if not any(wait.covers(other) for wait in waits for other, _ in pending)
             }
-            begun = next(
-                ((p, s) for p, s in queued if self._may_begin(p, s, running.keys())), None
-            )
+            begun = next(((p, s) for p, s in queued if self._may_begin(p, s, running.keys())), None)
             if not free and begun is None:
                 return set(running)
             for key in free:
@@ -144,9 +143,9 @@ class World:
                 queued.remove(begun)  # it runs, waits for nothing, and ends
 
     def _may_begin(
-        self, publication: Publication, listener: Listener, running: Iterator[Key] | object
+        self, publication: Publication, listener: Listener, running: Iterable[Key]
     ) -> bool:
-        rivals = [p for p, s in running if s is listener]  # type: ignore[attr-defined]  # keys of a dict
+        rivals = [p for p, s in running if s is listener]
         if listener.keyed and any(rival.key == publication.key for rival in rivals):
             return False
         return len(rivals) < listener.concurrency

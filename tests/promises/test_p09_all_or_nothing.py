@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import BusClosed, Event, EventBus, Receipt, Subscription, WouldBlock
+from eventbus import BusClosed, Event, EventBus, NotSubscribed, Receipt, Subscription, WouldBlock
 from eventbus.testing import FakeClock
 from tests.helpers import LogLines, balances, turns, within
 
@@ -245,7 +245,7 @@ async def grant_by_reading(bus: EventBus, events: Any) -> None:
 
 @pytest.mark.parametrize("others", [0, 2])
 async def test_granted_and_cancelled_in_the_same_turn_is_accepted_everywhere(others: int) -> None:
-    """Interleaving 3: the publisher hears of the cancellation; its event is handled all the same."""
+    """Interleaving 3: the publisher hears of its cancellation; the event is handled."""
     bus, seen = EventBus(), []
     bus.subscribe(lambda event: seen.append(event.data), "a")
     async with bus.stream("a", capacity=1, overflow="block") as events:
@@ -353,6 +353,47 @@ async def test_waiting_publishers_are_refused_when_the_bus_closes() -> None:
     assert real(gated) == []
 
 
+async def test_a_redelivery_waits_in_line_and_for_its_own_subscription_alone() -> None:
+    """Served in order of arrival; if its subscription leaves, the letter stays where it is."""
+    bus, gate, seen = EventBus(), asyncio.Event(), []
+
+    async def handle(event: Event[Any]) -> None:
+        seen.append(event.data)
+        if event.data == "fails" and len(seen) < 2:
+            raise ValueError
+        await gate.wait()
+
+    sub = bus.subscribe(handle, "a", capacity=1, name="mine")
+    await within(bus.publish_and_wait("a", "fails"))
+    [letter] = bus.dead_letters
+    await fill(bus, "a")
+    before = await publishing(bus, "a", "before")
+    again = asyncio.ensure_future(bus.redeliver(letter))
+    await asyncio.sleep(0)
+    after = await publishing(bus, "a", "after")
+    cancelled = asyncio.ensure_future(bus.redeliver(letter))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await turns(2)
+    assert letter in bus.dead_letters
+    gate.set()
+    await within(asyncio.gather(before, again, after))
+    await within(bus.settle())
+    assert seen == ["fails", "filler", "filler", "before", "fails", "after"]
+    assert list(bus.dead_letters) == []
+    gate.clear()
+    await fill(bus, "a")
+    refused = asyncio.ensure_future(bus.redeliver(letter))
+    await asyncio.sleep(0)
+    bus.subscribe(lambda event: None, "a")
+    sub.unsubscribe()
+    with pytest.raises(NotSubscribed):
+        await within(refused)
+    gate.set()
+    await within(bus.settle())
+    assert balances(bus)
+
+
 async def test_a_publisher_that_waited_is_dated_when_it_was_accepted() -> None:
     """`event.time` is the moment of acceptance, not that of the call."""
     clock = FakeClock()
@@ -369,7 +410,7 @@ async def test_a_publisher_that_waited_is_dated_when_it_was_accepted() -> None:
 
 
 async def test_a_publisher_that_waits_five_seconds_causes_one_warning() -> None:
-    """It names every subscription in the way, the topic and the id, and comes once per publisher."""
+    """It names every subscription in the way, the topic and the id; once per publisher."""
     clock, lines = FakeClock(), LogLines()
     bus = EventBus(clock=clock, hooks=[lines])
     a = Gated(bus, "a", "both", name="first")

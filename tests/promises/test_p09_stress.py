@@ -144,9 +144,9 @@ async def test_nothing_is_lost_or_reordered_and_nobody_waits_in_vain(seed: int) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1_000, 1_300))
-async def test_nothing_is_lost_in_hundreds_of_other_storms(seed: int) -> None:
-    """The same, from other seeds and with more publishers."""
+@pytest.mark.parametrize("seed", range(1_000, 1_060))
+async def test_nothing_is_lost_in_many_other_storms(seed: int) -> None:
+    """The same, from sixty other seeds and with more publishers."""
     storm = Storm(seed)
     await storm.run(300)
     storm.check()

@@ -29,7 +29,7 @@ def thread_tasks() -> list[asyncio.Task[Any]]:
 async def until(condition: Callable[[], object]) -> None:
     """Give other threads time until something holds; the order of things does not hang on it."""
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - a thread has no event of the loop to set
             await asyncio.sleep(0.001)
 
 
@@ -191,6 +191,24 @@ async def test_a_timed_out_handler_is_retried_in_its_place() -> None:
     (outcome,) = await within(receipt.outcomes())
     assert (outcome.status, outcome.result, outcome.attempts) == ("handled", "late, and in time", 2)
     assert outcome.ran == pytest.approx(10.9)
+    assert stage.clock.next_timer is None
+
+
+async def test_the_time_out_of_one_attempt_does_not_hit_the_next() -> None:
+    """An attempt that failed early takes its time-out with it."""
+    stage = Stage(timeout=5, retry=Retry(attempts=2, initial=1, jitter=0))
+    receipt = stage.bus.publish_nowait("a", 1)
+    await anyio.wait_all_tasks_blocked()
+    stage.futures[0].set_exception(ValueError())
+    await anyio.wait_all_tasks_blocked()
+    stage.clock.advance(1)
+    await anyio.wait_all_tasks_blocked()
+    stage.clock.advance(4.9)
+    await anyio.wait_all_tasks_blocked()
+    assert (stage.began, receipt.done) == ([1, 1], False)
+    stage.clock.advance(0.1)
+    (outcome,) = await within(receipt.outcomes())
+    assert isinstance(outcome.error, HandlerTimeout)
 
 
 async def test_the_time_out_counts_from_the_beginning_of_the_attempt() -> None:
@@ -199,7 +217,7 @@ async def test_the_time_out_counts_from_the_beginning_of_the_attempt() -> None:
     bus = EventBus(clock=clock)
 
     @bus.on(timeout=5)
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         clock.advance(4)
         await asyncio.Event().wait()
 
@@ -224,17 +242,17 @@ async def test_a_handler_that_cancelled_its_own_task_cancels_nobody(
     bus = EventBus()
     ended: list[str] = []
 
-    async def cancels(event: Event) -> None:
+    async def cancels(event: Event[Any]) -> None:
         current_task().cancel()
         if ending == "raises":
             raise ValueError
 
-    async def waits(event: Event) -> None:
+    async def waits(event: Event[Any]) -> None:
         await turns(3)
         assert current_task().cancelling() == 0
         ended.append("waits")
 
-    async def both(event: Event) -> None:
+    async def both(event: Event[Any]) -> None:
         await (cancels if event.data == 0 else waits)(event)
 
     options: dict[str, Any] = {"concurrency": 2, "key": lambda event: 0} if careful else {}
@@ -259,7 +277,7 @@ async def test_a_handler_that_cancelled_its_own_task_and_waits_is_cancelled() ->
     caught: list[str] = []
 
     @bus.on()
-    async def cancels(event: Event) -> None:
+    async def cancels(event: Event[Any]) -> None:
         current_task().cancel("mine")
         try:
             await asyncio.sleep(0)
@@ -322,7 +340,7 @@ async def test_a_handler_that_answers_its_time_out_with_an_error(retry: Retry | 
     attempts = 0
 
     @bus.on(timeout=5, retry=retry)
-    async def handler(event: Event) -> None:
+    async def handler(event: Event[Any]) -> None:
         nonlocal attempts
         attempts += 1
         try:
@@ -382,7 +400,7 @@ async def test_a_handler_that_swallows_its_time_out_and_returns_is_handled() -> 
     bus = EventBus(clock=clock)
 
     @bus.on(timeout=5)
-    async def handler(event: Event) -> str:
+    async def handler(event: Event[Any]) -> str:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:

@@ -32,7 +32,7 @@ def in_child(call: Callable[[], Any]) -> Any:
         code = 1
         try:
             os.close(read)
-            with open(write, "wb") as pipe:  # noqa: PTH123 - a descriptor
+            with open(write, "wb") as pipe:
                 pickle.dump(call(), pipe)
             code = 0
         except BaseException:
@@ -40,7 +40,7 @@ def in_child(call: Callable[[], Any]) -> Any:
         finally:
             os._exit(code)
     os.close(write)
-    with open(read, "rb") as pipe:  # noqa: PTH123 - a descriptor
+    with open(read, "rb") as pipe:
         answer = pipe.read()
     _, status = os.waitpid(pid, 0)
     assert status == 0, "the child failed"
@@ -199,8 +199,8 @@ def test_a_child_that_leaves_the_handler_can_use_its_bus(how: str) -> None:
 
 def test_ids_differ_between_parent_and_child() -> None:
     """Ids made before the fork stay as they are on both sides; new ones are different."""
-    before = Event("a")
-    unread = Event("a")
+    before: Event[Any] = Event("a")
+    unread: Event[Any] = Event("a")
     first = before.id
     child = in_child(lambda: (before.id, unread.id, Event("a").id, Event("a").id))
     assert child[:2] == (first, unread.id)
