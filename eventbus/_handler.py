@@ -141,9 +141,9 @@ def _model_of(annotation: Any, function: Any, name: str) -> Any:
 
 def _resolve(annotation: str, function: Any, name: str) -> Any:
     """What a string annotation means where the function was written."""
-    source = inspect.unwrap(
-        getattr(function, "__init__") if isinstance(function, type) else function
-    )  # noqa: B009 - of a class
+    if isinstance(function, type):
+        function = vars(function).get("__init__", function)
+    source = inspect.unwrap(function)
     names = dict(getattr(source, "__globals__", {}))
     names.update(_closure_of(source))
     try:

@@ -120,7 +120,7 @@ class EventStream(Generic[T_co]):
         """The next unread event that fits the topic's model; ends its delivery."""
         subscription = self.subscription
         while subscription.queue:
-            receipt = next(iter(subscription.queue))  # it stays there, and pending, while it is checked
+            receipt = next(iter(subscription.queue))  # it stays pending meanwhile
             event: Event[Any] = receipt.event
             error: Exception | None = None
             try:

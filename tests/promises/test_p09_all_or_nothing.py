@@ -364,6 +364,8 @@ async def test_a_redelivery_waits_in_line_and_for_its_own_subscription_alone() -
         await gate.wait()
 
     sub = bus.subscribe(handle, "a", capacity=1, name="mine")
+    bystander: list[Any] = []
+    bus.subscribe(lambda event: bystander.append(event.data), "a")
     await within(bus.publish_and_wait("a", "fails"))
     [letter] = bus.dead_letters
     await fill(bus, "a")
@@ -380,6 +382,7 @@ async def test_a_redelivery_waits_in_line_and_for_its_own_subscription_alone() -
     await within(asyncio.gather(before, again, after))
     await within(bus.settle())
     assert seen == ["fails", "filler", "filler", "before", "fails", "after"]
+    assert bystander == ["fails", "filler", "filler", "before", "after"]
     assert list(bus.dead_letters) == []
     gate.clear()
     await fill(bus, "a")
