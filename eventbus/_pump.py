@@ -20,7 +20,7 @@ import asyncio
 import types
 from collections.abc import Callable, Generator
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 from eventbus import _ends, _threads
 from eventbus._delivery import Delivery
@@ -61,6 +61,7 @@ INVALID: Final = _Signal("INVALID")
 """The data did not fit the handler, which did not run: no retry can mend that."""
 
 Driver = Generator[Any, Any, Any]
+P = ParamSpec("P")
 
 
 class PumpTask(asyncio.Task[None]):
@@ -250,7 +251,12 @@ def _is_destroyed(error: BaseException) -> bool:
     return isinstance(error, GeneratorExit) and (trace is None or trace.tb_next is None)
 
 
-@types.coroutine
+def _awaiting(function: Callable[P, Driver]) -> Callable[P, Driver]:
+    """Let ``yield from`` in a generator function go into coroutines."""
+    return types.coroutine(function)  # type: ignore[return-value]  # pyright: ignore[reportReturnType] - it is the generator function itself
+
+
+@_awaiting
 def _plain_driver() -> Driver:
     """Runs async handlers of direct subscriptions, one delivery after the other."""
     signal = DONE
@@ -267,7 +273,7 @@ def _plain_driver() -> Driver:
             signal = FAILED
 
 
-@types.coroutine
+@_awaiting
 def _await_result(delivery: Delivery, awaitable: Any) -> Driver:
     """Runs what a ``def`` handler has returned to be awaited."""
     signal = DONE
@@ -281,7 +287,7 @@ def _await_result(delivery: Delivery, awaitable: Any) -> Driver:
     yield signal
 
 
-@types.coroutine
+@_awaiting
 def _careful_driver(delivery: Delivery) -> Driver:
     """Runs one attempt of any handler, with its payload validated and its observers told."""
     current.set(delivery)

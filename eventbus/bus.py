@@ -272,11 +272,19 @@ class EventBus(Engine):
             await asyncio.sleep(0)
         given = given_slots(**fields) if fields else None
         submitted = self._submit(topic, data, given)
-        if submitted.__class__ is Receipt:
+        if type(submitted) is Receipt:
             return submitted
         assert isinstance(submitted, _admission.Ticket)
         return await submitted.wait()
 
+    @overload
+    def publish_nowait(
+        self, topic: Topic[T], data: T, **fields: Unpack[EventFields]
+    ) -> Receipt: ...
+    @overload
+    def publish_nowait(
+        self, topic: str, data: Any = None, **fields: Unpack[EventFields]
+    ) -> Receipt: ...
     def publish_nowait(
         self,
         topic: str | Topic[Any],
@@ -289,6 +297,26 @@ class EventBus(Engine):
         assert isinstance(submitted, Receipt)
         return submitted
 
+    @overload
+    async def publish_and_wait(
+        self,
+        topic: Topic[T],
+        data: T,
+        *,
+        cascade: bool = False,
+        check: bool = False,
+        **fields: Unpack[EventFields],
+    ) -> tuple[Outcome, ...]: ...
+    @overload
+    async def publish_and_wait(
+        self,
+        topic: str,
+        data: Any = None,
+        *,
+        cascade: bool = False,
+        check: bool = False,
+        **fields: Unpack[EventFields],
+    ) -> tuple[Outcome, ...]: ...
     async def publish_and_wait(
         self,
         topic: str | Topic[Any],
@@ -305,6 +333,14 @@ class EventBus(Engine):
         receipt = await self.publish(topic, data, **fields)
         return await receipt.outcomes(cascade=cascade, check=check)
 
+    @overload
+    def publish_from_thread(
+        self, topic: Topic[T], data: T, **fields: Unpack[EventFields]
+    ) -> Receipt: ...
+    @overload
+    def publish_from_thread(
+        self, topic: str, data: Any = None, **fields: Unpack[EventFields]
+    ) -> Receipt: ...
     def publish_from_thread(
         self,
         topic: str | Topic[Any],
@@ -367,7 +403,7 @@ class EventBus(Engine):
         """Accept an event, or say why not, or let it wait for room. Contains no await."""
         if not (self._pumps and self._thread == get_ident() and self._loop.is_running()):  # type: ignore[union-attr]  # pumps have a loop
             _binding.bind(self)
-        if topic.__class__ is str:
+        if type(topic) is str:
             name: str = topic
         else:
             name, data = _resolve(topic, data)

@@ -32,9 +32,11 @@ class Clock(Protocol):
 
     def time(self) -> float:
         """The wall clock: seconds since 1970-01-01T00:00:00Z."""
+        ...
 
     def monotonic(self) -> float:
         """Seconds since some fixed moment."""
+        ...
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
         """Call ``callback()`` on the running event loop, ``delay`` seconds from now.
@@ -42,6 +44,7 @@ class Clock(Protocol):
         Called only while an event loop runs in this thread. The callback is never called
         before ``call_later`` has returned.
         """
+        ...
 
 
 class SystemClock:

@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, ca
 from eventbus._identity import identity, next_serial
 
 if TYPE_CHECKING:
+    import typing_extensions
+
     from eventbus._delivery import Delivery
 
 __all__ = ["Event", "RunningDelivery"]
 
-T_co = TypeVar("T_co", covariant=True)
+if TYPE_CHECKING:
+    # With a default, as of Python 3.13, a bare `Event` is an event of anything.
+    T_co = typing_extensions.TypeVar("T_co", covariant=True, default=Any)
+else:
+    T_co = TypeVar("T_co", covariant=True)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -73,8 +79,22 @@ class _Draft:
     attributes: Mapping[str, Any]
 
 
+if TYPE_CHECKING:
+
+    class _Slots:
+        """The slots of a draft, for type checkers: the public ones are read-only in an event."""
+
+        _id: str | int
+        _time: datetime | float
+        _cause: str | int | None
+        _root: str | int | None
+
+else:
+    _Slots = _Draft
+
+
 @final
-class Event(_Draft, Generic[T_co]):
+class Event(_Slots, Generic[T_co]):
     """A fact that somebody announced. Frozen and picklable; handlers share it and do not change it.
 
     Buses make events; code that tests a handler alone may make its own. Unless they are given,
@@ -120,6 +140,28 @@ class Event(_Draft, Generic[T_co]):
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    if TYPE_CHECKING:
+
+        @property
+        def type(self) -> str:
+            """The topic on which it was published."""
+
+        @property
+        def data(self) -> T_co:
+            """What its publisher gave: neither copied nor logged."""
+
+        @property
+        def source(self) -> str:
+            """Who published it; by default the name of the bus."""
+
+        @property
+        def subject(self) -> str | None:
+            """What it is about, in the words of its source."""
+
+        @property
+        def attributes(self) -> Mapping[str, Any]:
+            """Whatever else travels with it."""
+
     @property
     def id(self) -> str:
         """Unique across threads, forks and processes, unless the publisher gave its own."""
@@ -161,7 +203,7 @@ class Event(_Draft, Generic[T_co]):
         for name in _Draft.__slots__:
             setattr(draft, name, getattr(self, name))
         draft.data = data
-        draft.__class__ = Event
+        draft.__class__ = Event  # type: ignore[assignment]  # it has the same slots
         return draft  # type: ignore[return-value]  # it has become an Event, in the line above
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -253,7 +295,7 @@ def new_event(  # noqa: PLR0917 - every keyword costs time, and each event pays 
     if given is not None:
         for name, value in given.items():
             setattr(draft, name, value)
-    draft.__class__ = Event
+    draft.__class__ = Event  # type: ignore[assignment]  # it has the same slots
     return draft  # type: ignore[return-value]  # it has become an Event, in the line above
 
 
