@@ -33,8 +33,8 @@ def bind(bus: Engine) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         raise NoRunningLoop(
-            "no event loop runs in this thread: await it inside asyncio.run(...), "
-            "or call bus.publish_from_thread(...) from a thread while 'async with bus' runs"
+            "no event loop runs in this thread: call it inside asyncio.run(...), "
+            "or publish with bus.publish_from_thread(...) while 'async with bus' runs"
         ) from None
     if bus._loop is not loop:
         if bus._loop is not None and bus._is_busy():
@@ -86,6 +86,7 @@ def _bury(bus: Engine) -> None:
     bus._barred = bus._state is State.CLOSED
     _admission.refuse_all(bus)
     bus._ready.clear()
+    bus._burying = True
     tell: list[Callable[[], None]] = []
     for subscription in bus._all_subscriptions():
         reader = subscription.reader
@@ -104,6 +105,7 @@ def _bury(bus: Engine) -> None:
     bus._ready.clear()
     for call in tell:
         call()
+    bus._burying = False
     bus._log.write("loop.lost", "warning", cancelled=pending)
 
 

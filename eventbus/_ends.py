@@ -345,7 +345,7 @@ def _tell(delivery: Delivery, receipt: Receipt) -> None:
     if delivery.status == "failed":
         assert delivery.error is not None
         _remember(delivery.owner, delivery.event, delivery.error, delivery.attempt)
-    elif delivery.status == "cancelled":
+    elif delivery.status == "cancelled" and delivery.attempt and not bus._burying:
         bus._log.delivery_cancelled(delivery)
     if bus._observers:
         outcome = outcome_of(delivery, receipt._accepted_at)

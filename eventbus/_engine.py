@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 MOST_PUMPS: Final = 32
 """Pumps that are scheduled at once; handlers that wait are not counted."""
+MOST_RESTS: Final = 10
+"""How often that pause is begun again because the loop was held up meanwhile."""
 REST_SECONDS: Final = 0.01
 """The pause after a cancellation from outside, in case the loop is being closed."""
 
@@ -95,6 +97,8 @@ class Engine:
         self._names = Names()
         self._numbers = 0
         self._warned: set[str] = set()
+        self._burying = False
+        """The loop was lost: one line in the log tells it for all that was pending there."""
         self._left: dict[Subscription, None] = {}
         """Subscriptions out of the index that still have something pending."""
         self._state = State.OPEN
@@ -196,15 +200,21 @@ class Engine:
         def begin() -> None:
             _step(canary)
 
-        def wake_up() -> None:
-            if not sung and self._loop is loop:
-                _step(canary)
-                self._pump_ended()
+        def wake_up(due: float, patience: int) -> None:
+            if sung or self._loop is not loop:
+                return
+            now = loop.time()
+            if patience and now > due + REST_SECONDS:
+                # Something kept the loop from turning, so it has not had the rest it needs.
+                loop.call_later(REST_SECONDS, wake_up, now + REST_SECONDS, patience - 1)
+                return
+            _step(canary)
+            self._pump_ended()
 
         # The loop's own timer, whatever the bus's clock: a loop that is being closed does not get
         # to it, unless it waits for its threads first. By then its generators are closed.
         loop.call_soon(begin)
-        loop.call_later(REST_SECONDS, wake_up)
+        loop.call_later(REST_SECONDS, wake_up, loop.time() + REST_SECONDS, MOST_RESTS)
 
     def _fell_quiet(self) -> None:
         """No pump, nothing open: wake who waited for that, and let go of the loop."""

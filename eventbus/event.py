@@ -33,14 +33,17 @@ class RunningDelivery(Protocol):
     @property
     def subscription(self) -> str:
         """The name of the subscription that handles the event."""
+        ...
 
     @property
     def attempt(self) -> int:
         """Which attempt this is, counted from 1."""
+        ...
 
     @property
     def redelivered(self) -> bool:
         """Whether the event was delivered to this subscription before: it may have had effects."""
+        ...
 
 
 current: ContextVar[Delivery | None] = ContextVar("eventbus.delivery", default=None)
@@ -145,27 +148,32 @@ class Event(_Slots, Generic[T_co]):
         @property
         def type(self) -> str:
             """The topic on which it was published."""
+            ...
 
         @property
         def data(self) -> T_co:
             """What its publisher gave: neither copied nor logged."""
+            ...
 
         @property
         def source(self) -> str:
             """Who published it; by default the name of the bus."""
+            ...
 
         @property
         def subject(self) -> str | None:
             """What it is about, in the words of its source."""
+            ...
 
         @property
         def attributes(self) -> Mapping[str, Any]:
             """Whatever else travels with it."""
+            ...
 
     @property
     def id(self) -> str:
         """Unique across threads, forks and processes, unless the publisher gave its own."""
-        return self._id if self._id.__class__ is str else identity(cast("int", self._id))
+        return self._id if isinstance(self._id, str) else identity(self._id)
 
     @property
     def time(self) -> datetime:
@@ -179,7 +187,7 @@ class Event(_Slots, Generic[T_co]):
     def cause(self) -> str | None:
         """The id of the event in whose handler this one was published; None for a root."""
         cause = self._cause
-        return identity(cause) if cause.__class__ is int else cast("str | None", cause)
+        return identity(cause) if isinstance(cause, int) else cause
 
     @property
     def root(self) -> str:
@@ -187,7 +195,7 @@ class Event(_Slots, Generic[T_co]):
         root = self._root
         if root is None:
             return self.id
-        return identity(root) if root.__class__ is int else cast("str", root)
+        return identity(root) if isinstance(root, int) else root
 
     @property
     def delivery(self) -> RunningDelivery | None:

@@ -17,13 +17,15 @@ log event                  level    fields besides ``bus``
 =========================  =======  ==========================================================
 
 Times are seconds. Lines carry names, ids, counts and times, never payloads. ``delivery.failed``
-comes once per failed delivery; its traceback is the application's own and may show what the
+comes once per failed delivery, ``delivery.cancelled`` once per cancelled one whose handler had
+begun, and ``loop.lost`` once for all that was pending on a closed loop. The traceback is the application's own and may show what the
 application put into its exceptions.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -120,6 +122,8 @@ class Log:
         **fields: Any,
     ) -> None:
         """Hand a line to every hook. What a hook raises stops neither the bus nor the others."""
+        if sys.is_finalizing():
+            return  # the interpreter ends, and nothing could be imported to write it
         line = LogLine(name, level, {"bus": self.bus, **fields}, error)
         for hook in self.hooks:
             try:

@@ -171,7 +171,7 @@ def payment_kit_event(fact: Fact) -> dict[str, Any]:
         "source": shop.PAYMENT_KIT_DID,
         "spec_version": "1.0.0",
         "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        **(fields["attributes"] or {}),
+        **(fields.get("attributes") or {}),
         "data": data,
     }
 

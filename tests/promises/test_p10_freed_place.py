@@ -30,7 +30,7 @@ async def until(condition: Callable[[], object]) -> None:
     """Give other threads time until something holds; the order of things does not hang on it."""
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 - a thread has no event of the loop to set
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001)  # real clock: threads have no other
 
 
 class Gates:
@@ -507,7 +507,7 @@ async def test_a_thread_is_given_back_only_when_it_returns(gates: Gates, how: st
     await within(first.outcomes())
     second = bus.publish_nowait("b", 2)
     await turns(50)
-    await asyncio.sleep(0.02)  # a thread that should not be there would have begun
+    await asyncio.sleep(0.02)  # real clock: a thread that should not be there would begin
     assert gates.started == [1]
     gates.open(1, 2)
     await within(second.outcomes())

@@ -279,7 +279,7 @@ def test_a_pump_of_a_lost_loop_that_is_cancelled_late_takes_no_place() -> None:
                 task.cancel()
             assert bus._pumps == 1
             await bus.settle()
-            await asyncio.sleep(0.02)  # a rest would be over
+            await asyncio.sleep(0.02)  # real clock: the rest, which is 10 ms, would be over
             assert bus._pumps == 0
             await bus.publish_and_wait("a", 2)
 
