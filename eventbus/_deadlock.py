@@ -100,7 +100,7 @@ def _refusal(delivery: Delivery) -> WouldDeadlock | None:
         return None
     return WouldDeadlock(
         f"{_name(delivery)} would wait for its own end: {chain}. "
-        "Let the handler return first, or publish without waiting"
+        "Let the handler return first; an event that it has published stays accepted"
     )
 
 

@@ -33,6 +33,11 @@ def inspect_handler(handler: object) -> Handler:
     Raises ``TypeError`` for what is no callable and ``HandlerError`` for a callable that cannot
     handle an event; both say how to mend it.
     """
+    if isinstance(handler, str):
+        raise TypeError(
+            f"handler={handler!r} is a string: the handler comes first, "
+            f"for example bus.subscribe(handler, {handler!r})"
+        )
     if not callable(handler):
         raise TypeError(
             f"handler={handler!r} is not callable: pass a function that takes the event"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -155,10 +156,9 @@ class EventBus(Engine):
             raise OptionError("strict=True needs a catalog: pass catalog=PAYMENT_KIT, for example")
         if store is not None:
             raise OptionError("store: this version has no durable subscriptions yet; leave it out")
-        hooks = (LogHook(), *hooks)
-        for hook in hooks:
-            if not isinstance(hook, Hook):
-                raise OptionError(f"hooks: {hook!r} is no Hook: subclass eventbus.Hook")
+        hooks = (LogHook(), *_check_hooks(hooks))
+        if clock is not None and not isinstance(clock, Clock):
+            raise OptionError(f"clock={clock!r}: pass a Clock, for example SystemClock()")
         if catalog is not None and not isinstance(catalog, Catalog):
             catalog = Catalog(catalog)
         super().__init__(
@@ -328,6 +328,8 @@ class EventBus(Engine):
     ) -> tuple[Outcome, ...]:
         """``publish`` and then ``Receipt.outcomes(cascade=…, check=…)``.
 
+        In a handler whose own end is needed for the outcomes, it raises ``WouldDeadlock``; the
+        event is accepted all the same, and only the wait is refused.
         Cancelled while it waits for the outcomes, the deliveries go on.
         """
         receipt = await self.publish(topic, data, **fields)
@@ -727,6 +729,19 @@ class EventBus(Engine):
             f"<EventBus {self.name!r}, {self._state.value}: "
             f"{len(self.subscriptions)} subscriptions, {self._pending()} pending>"
         )
+
+
+def _check_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
+    if not isinstance(hooks, Iterable):
+        raise OptionError(f"hooks={hooks!r}: pass a list of hooks")
+    hooks = tuple(hooks)
+    for hook in hooks:
+        if not isinstance(hook, Hook):
+            raise OptionError(f"hooks: {hook!r} is no Hook: subclass eventbus.Hook")
+        for name in ("accepted", "attempt_started", "attempt_ended", "delivery_ended", "log"):
+            if inspect.iscoroutinefunction(getattr(hook, name)):
+                raise OptionError(f"hooks: {hook!r} has an async {name}(): make it a def")
+    return hooks
 
 
 def _resolve(topic: object, data: Any) -> tuple[str, Any]:

@@ -35,8 +35,8 @@ class Catalog:
     __slots__ = ("_topics", "name")
 
     def __init__(self, topics: Iterable[Topic[Any] | str], name: str = "catalog") -> None:
-        if isinstance(topics, str):
-            raise TypeError(f"topics={topics!r}: pass a list of topics, not one string")
+        if isinstance(topics, str | Topic):
+            raise TypeError(f"topics={topics!r}: pass a list of topics, not a single one")
         self.name = name
         self._topics: dict[str, Topic[Any]] = {}
         for each in topics:

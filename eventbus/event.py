@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypedDict, TypeVar, final
 
 from eventbus._identity import identity, next_serial
 
@@ -328,8 +328,14 @@ def given_slots(
     time: datetime | None = None,
     subject: str | None = None,
     attributes: Mapping[str, Any] | None = None,
+    **unknown: object,
 ) -> dict[str, Any]:
     """What a publisher gave beside topic and data, checked, by the slot it belongs to."""
+    for name in unknown:
+        raise TypeError(
+            f"publishing takes no {name!r}: beside topic and data it takes "
+            "id, source, time, subject and attributes"
+        )
     given: dict[str, Any] = {}
     for name, value in (("_id", id), ("source", source), ("subject", subject)):
         if value is not None:

@@ -18,8 +18,8 @@ log event                  level    fields besides ``bus``
 
 Times are seconds. Lines carry names, ids, counts and times, never payloads. ``delivery.failed``
 comes once per failed delivery, ``delivery.cancelled`` once per cancelled one whose handler had
-begun, and ``loop.lost`` once for all that was pending on a closed loop. The traceback is the application's own and may show what the
-application put into its exceptions.
+begun, and ``loop.lost`` once for all that was pending on a closed loop. A traceback is the
+application's own, and shows what the application put into its exceptions.
 """
 
 from __future__ import annotations

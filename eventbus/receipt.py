@@ -250,7 +250,9 @@ def check_outcomes(event: Event[Any], outcomes: tuple[Outcome, ...]) -> None:
     """Raise ``HandlerErrors`` if a delivery failed or was cancelled."""
     errors = [_error_of(event, outcome) for outcome in outcomes if outcome.status in _BAD]
     if errors:
-        group = HandlerErrors(f"{len(errors)} of {len(outcomes)} deliveries of {event!r}", errors)
+        group = HandlerErrors(
+            f"{len(errors)} of {len(outcomes)} deliveries of {event!r} did not go well", errors
+        )
         group.outcomes = outcomes
         raise group
 
