@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from eventbus import _deadlock, _ends
 from eventbus._queues import KeyedQueue
 from eventbus.errors import BusClosed, CascadeOverflow, NotSubscribed
-from eventbus.event import accepted_at
+from eventbus.event import date
 from eventbus.receipt import Receipt, make_nested
 from eventbus.subscription import LISTENING
 
@@ -66,6 +66,7 @@ def judge(bus: Engine, receipt: Receipt, subscription: Subscription) -> Verdict 
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
+        _ends.drop_own_frames(error)
         return Verdict(subscription, None, error)
     finally:
         bus._judging = None
@@ -121,6 +122,7 @@ def commit(bus: Engine, receipt: Receipt, verdicts: list[Verdict], inside: Deliv
     bus._unturned += 1
     if not verdicts:
         bus._unhandled += 1
+        receipt._context = None
     if handlers:
         bus._open += 1
     tell: list[Callable[[], None]] = []
@@ -317,7 +319,8 @@ def _try_again(bus: Engine, ticket: Ticket) -> None:
         return
     _forget(ticket)
     now = bus._clock.monotonic()
-    accepted_at(receipt.event, bus._clock.time())
+    if ticket.only is None:  # a redelivered event keeps its time
+        date(receipt.event, bus._clock.time())
     receipt._accepted_at = now
     ticket.accepted = True
     commit(bus, receipt, verdicts, None)

@@ -15,13 +15,15 @@ from threading import get_ident
 from typing import TYPE_CHECKING
 
 from eventbus import _admission, _ends, _registration
-from eventbus._state import COUNTS, State, instances
+from eventbus._state import COUNTS, State, every_bus
 from eventbus.errors import BusClosed, NoRunningLoop, WrongLoop
 from eventbus.event import current
 from eventbus.subscription import IDLE
 
 if TYPE_CHECKING:
+    from eventbus._delivery import Delivery
     from eventbus._engine import Engine
+    from eventbus.subscription import Subscription
 
 
 def bind(bus: Engine) -> asyncio.AbstractEventLoop:
@@ -66,7 +68,7 @@ def _take_over(bus: Engine, loop: asyncio.AbstractEventLoop) -> None:
 
 def bury_lost() -> None:
     """Bury every bus whose loop is closed: a cascade may have gone through several."""
-    for bus in list(instances):
+    for bus in every_bus():
         if bus._loop is not None and bus._loop.is_closed() and bus._is_busy():
             _bury(bus)
 
@@ -96,16 +98,18 @@ def _bury(bus: Engine) -> None:
             continue
         subscription.place = IDLE
         tell.extend(_registration.cancel_queued(subscription))
-        for delivery in list(subscription.running_deliveries()):
-            _ends.end(delivery, "cancelled")
+        running = list(subscription.running_deliveries())
+        tell.extend([_ends.end_quietly(delivery, "cancelled") for delivery in running])
         if subscription._due:
             subscription._due.clear()
         subscription.running = 0
         subscription.place = IDLE
     bus._ready.clear()
-    for call in tell:
-        call()
-    bus._burying = False
+    try:
+        for call in tell:
+            call()
+    finally:
+        bus._burying = False
     bus._log.write("loop.lost", "warning", cancelled=pending)
 
 
@@ -115,14 +119,13 @@ def _reset_in_child() -> None:
     if running is not None and running.status is None:
         # The fork was made in a handler. What the child publishes there is not nested.
         current.set(None)
-    for bus in list(instances):
+    for bus in every_bus():
         _forget_everything(bus)
 
 
 def _forget_everything(bus: Engine) -> None:
     for subscription in bus._all_subscriptions():
-        for delivery in subscription._active or ():
-            delivery.status = "cancelled"
+        _cancel_silently(subscription)
         for name in COUNTS:
             setattr(subscription, name, 0)
         while subscription.queue:  # in place: a pump may hold it, if a handler made the fork
@@ -134,8 +137,6 @@ def _forget_everything(bus: Engine) -> None:
         if subscription.reader is not None:
             subscription.reader._ended = True
             _registration.leave(bus, subscription)
-    if bus._stepping is not None and bus._stepping.status is None:
-        bus._stepping.status = "cancelled"
     bus._left.clear()
     bus._ready.clear()
     if bus._state is not State.CLOSED:
@@ -146,6 +147,24 @@ def _forget_everything(bus: Engine) -> None:
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
     os.register_at_fork(after_in_child=_reset_in_child)
+
+
+def _cancel_silently(subscription: Subscription) -> None:
+    """Nobody is told, but who asks a receipt in the child must not wait for ever."""
+    for receipt in subscription.queue or ():
+        delivery = _ends.new_delivery(subscription, receipt, None)
+        delivery.attempt = 0
+        delivery.started = receipt._accepted_at
+        _cancel_one(delivery)
+    for delivery in subscription.running_deliveries():
+        _cancel_one(delivery)
+
+
+def _cancel_one(delivery: Delivery) -> None:
+    delivery.status = "cancelled"
+    delivery.ended = delivery.started
+    delivery.receipt._ended.append(delivery)
+    delivery.receipt._children = 0
 
 
 def check_other_thread(bus: Engine) -> asyncio.AbstractEventLoop:

@@ -128,8 +128,11 @@ class Closing:
         for waiter in self.waiters:
             wake(waiter)
 
-    async def wait(self) -> CloseReport:
-        """Wait for the report. Cancelled, it hurries the close, sees it through, then raises."""
+    async def wait(self, *, hurry: bool) -> CloseReport:
+        """Wait for the report.
+
+        Cancelled, it raises at once; with ``hurry`` it first cuts the close short and ends it.
+        """
         cancelled: asyncio.CancelledError | None = None
         while self.report is None:
             future = asyncio.get_running_loop().create_future()
@@ -137,6 +140,8 @@ class Closing:
             try:
                 await future
             except asyncio.CancelledError as error:
+                if not hurry:
+                    raise
                 cancelled = error
                 self.expire()
             finally:

@@ -66,7 +66,8 @@ def began_to_wait(delivery: Delivery) -> None:
     work = delivery.working()
     if delivery.attempt == 1:
         work.began = delivery.started
-    delivery.owner.keep(delivery)
+    if delivery.status is None:
+        delivery.owner.keep(delivery)
 
 
 def start_timeout(delivery: Delivery) -> None:
@@ -136,6 +137,22 @@ def handled(delivery: Delivery) -> None:
     end(delivery, "handled")
 
 
+def drop_own_frames(error: BaseException) -> None:
+    """Let a traceback begin in the application.
+
+    The bus's own frames say nothing there, and would tie the error to its delivery in a cycle.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        if trace.tb_frame.f_globals.get("__name__") not in _OURS:
+            break
+        trace = trace.tb_next
+    error.__traceback__ = trace
+
+
+_OURS = ("eventbus._pump", "eventbus._threads", "eventbus._admission")
+
+
 def attempt_failed(
     delivery: Delivery, *, again: bool = True, task: asyncio.Task[Any] | None = None
 ) -> BaseException:
@@ -145,9 +162,7 @@ def attempt_failed(
     """
     error = delivery.error
     assert error is not None
-    if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-        # The first frame is the bus's own, and it would tie the error to the delivery in a cycle.
-        error.__traceback__ = error.__traceback__.tb_next
+    drop_own_frames(error)
     if delivery.status is not None:
         return error  # given up before: it changes nothing any more
     work = delivery.work
@@ -355,6 +370,6 @@ def _tell(delivery: Delivery, receipt: Receipt) -> None:
 
 def _remember(owner: Subscription, event: Any, error: BaseException, attempts: int) -> None:
     bus = owner.bus
-    letter = DeadLetter(event, owner.name, error, attempts, bus._clock.time())
+    letter = DeadLetter(event, owner.name, error, attempts, bus._clock.time(), owner.number)
     bus.dead_letters._add(letter)
     bus._log.delivery_failed(owner, event, error, attempts)

@@ -20,7 +20,7 @@ from eventbus._index import Index
 from eventbus._invariants import DEBUG, check
 from eventbus._names import Names
 from eventbus._pump import PumpTask
-from eventbus._state import COUNTS, State, instances
+from eventbus._state import COUNTS, State, every_bus, instances
 from eventbus.dead_letters import DeadLetters
 from eventbus.errors import BusClosed
 from eventbus.instrumentation import Hook, Log, observers
@@ -376,4 +376,4 @@ class Engine:
 
     def _neighbours(self) -> set[Engine]:
         """The buses that are busy on the same loop: a cascade may run through all of them."""
-        return {other for other in list(instances) if other._loop is self._loop}
+        return {other for other in every_bus() if other._loop is self._loop}

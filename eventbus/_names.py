@@ -15,7 +15,8 @@ class Names:
     def __init__(self) -> None:
         self._explicit: set[str] = set()
         self._given: dict[str, list[int]] = {}
-        """Base name → how many are in use, and the highest suffix since there were none."""
+        """Base name → how many are in use, the highest suffix since there were none, and whether
+        the one without a suffix has left."""
 
     def take(self, explicit: str | None, base: str) -> tuple[str, int]:
         """A name as base and suffix; suffix 1 is not written.
@@ -30,7 +31,7 @@ class Names:
                 )
             self._explicit.add(explicit)
             return explicit, 1
-        given = self._given.setdefault(base, [0, 0])
+        given = self._given.setdefault(base, [0, 0, 0])
         given[0] += 1
         given[1] += 1
         while _text(base, given[1]) in self._explicit:
@@ -44,6 +45,7 @@ class Names:
             return
         given = self._given[base]
         given[0] -= 1
+        given[2] |= suffix == 1
         if not given[0]:
             del self._given[base]
 
@@ -51,7 +53,7 @@ class Names:
         base, mark, suffix = name.rpartition("#")
         if mark and suffix.isdecimal() and base in self._given:
             return 1 < int(suffix) <= self._given[base][1]
-        return name in self._given
+        return name in self._given and not self._given[name][2]
 
 
 def _text(base: str, suffix: int) -> str:

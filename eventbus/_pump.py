@@ -183,6 +183,8 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                             bus._finish(receipt)
                 elif signal is FAILED:
                     _ends.leave_the_loop(_ends.attempt_failed(delivery))
+                    now = monotonic()
+                    del delivery, receipt, context  # the frames of the error know this one
                 else:
                     return Waiting(delivery, context, driver, signal)  # type: ignore[possibly-undefined]  # only a driver gives other signals
                 if now > deadline or task.tainted:
@@ -199,8 +201,6 @@ def _step_carefully(task: PumpTask, subscription: Subscription) -> Waiting | Non
     if subscription._due:
         delivery = subscription._due.popleft()
         delivery.attempt += 1
-        if not subscription._options.thread:  # else it may still leave while it waits for a thread
-            delivery.error = None
     else:
         delivery = _take(subscription)
         delivery.started = bus._clock.monotonic()
@@ -242,6 +242,7 @@ def _take(subscription: Subscription) -> Delivery:
 
 def _call(delivery: Delivery, call: Callable[[Event[Any]], Any], event: Event[Any]) -> Any:
     current.set(delivery)
+    del delivery  # a traceback would keep it
     return call(event)
 
 
@@ -291,35 +292,38 @@ def _await_result(delivery: Delivery, awaitable: Any) -> Driver:
 def _careful_driver(delivery: Delivery) -> Driver:
     """Runs one attempt of any handler, with its payload validated and its observers told."""
     current.set(delivery)
-    subscription, signal = delivery.owner, DONE
-    observers = subscription.bus._observers
-    for observer in observers:
-        subscription.bus._observe(observer.attempt_started, delivery.event, delivery)
+    subscription, signal, failure = delivery.owner, DONE, FAILED
+    observers, observe = subscription.bus._observers, subscription.bus._observe
     try:
-        event = _ends.typed_event(delivery)
-    except PayloadError as error:
-        delivery.error = error
-        signal = INVALID
+        for observer in observers:
+            observe(observer.attempt_started, delivery.event, delivery)
+        try:
+            event = _ends.typed_event(delivery)
+        except PayloadError:
+            failure = INVALID
+            raise
+        if subscription.standing == GONE:  # a hook or a validator has unsubscribed it meanwhile
+            delivery.attempt -= 1
+            raise delivery.error or asyncio.CancelledError("unsubscribed")
+        delivery.error = None
+        result = subscription.call(event)
+        if subscription.is_async:
+            result = yield from result
+        elif hasattr(type(result), "__await__"):
+            result = yield from result.__await__()
+        delivery.result = result
     except BaseException as error:
+        if _is_destroyed(error):
+            raise
+        delivery.error = error
+        signal = failure
+    try:
+        for observer in observers:
+            observe(observer.attempt_ended, delivery.event, delivery, delivery.error)
+    except BaseException as error:  # only what ends programs comes out of a hook
         delivery.error = error
         signal = FAILED
-    else:
-        try:
-            if subscription.standing == GONE:  # a hook or a validator has unsubscribed it meanwhile
-                raise asyncio.CancelledError("unsubscribed")
-            result = subscription.call(event)
-            if subscription.is_async:
-                result = yield from result
-            elif hasattr(type(result), "__await__"):
-                result = yield from result.__await__()
-            delivery.result = result
-        except BaseException as error:
-            if _is_destroyed(error):
-                raise
-            delivery.error = error
-            signal = FAILED
-    for observer in observers:
-        subscription.bus._observe(observer.attempt_ended, delivery.event, delivery, delivery.error)
+    del delivery
     yield signal
 
 
@@ -337,6 +341,7 @@ class Waiting:
 
     def __await__(self) -> Driver:
         run, driver, signal = self.context.run, self.driver, self.signal
+        del self  # and what else is deleted here would be kept by the traceback of an error
         while signal.__class__ is not _Signal:
             try:
                 value = yield signal
@@ -347,6 +352,7 @@ class Waiting:
                 signal = run(driver.throw, thrown)
             else:
                 signal = run(driver.send, value)
+        del run, driver
         return signal
 
 

@@ -23,6 +23,7 @@ from eventbus.subscription import (
 from eventbus.topics import Topic, check_pattern
 
 if TYPE_CHECKING:
+    from eventbus._delivery import Status
     from eventbus._engine import Engine
     from eventbus.receipt import Receipt
     from eventbus.stream import EventStream
@@ -78,6 +79,13 @@ def unsubscribe(bus: Engine, subscription: Subscription) -> None:
         work = delivery.work
         if work is not None and (work.resume is not None or delivery in (subscription._due or ())):
             tell.append(_ends.end_quietly(delivery, "failed"))
+        elif subscription._options.thread and work is not None and not work.in_thread:
+            delivery.attempt -= 1  # it was to begin, and has no thread yet
+            task = work.task
+            status: Status = "cancelled" if delivery.error is None else "failed"
+            tell.append(_ends.end_quietly(delivery, status))
+            if task is not None:
+                task.cancel()
     if subscription._due:
         subscription._due.clear()
     _admission.serve_line(bus, subscription)

@@ -16,6 +16,15 @@ instances: weakref.WeakSet[Engine] = weakref.WeakSet()
 """Every bus of this process."""
 
 
+def every_bus() -> list[Engine]:
+    """The buses of this process. Another thread may be making one at this moment."""
+    while True:
+        try:
+            return list(instances)
+        except RuntimeError:
+            continue
+
+
 class State(enum.Enum):
     """Where a bus is in its life: open, entered, closing, closed, and entered again."""
 

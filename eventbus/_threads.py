@@ -67,9 +67,8 @@ async def _carry(delivery: Delivery, context: Context) -> None:
     token: list[None] = [None]
     try:
         await limit.places.acquire_on_behalf_of(delivery)
-        if delivery.owner.standing == GONE:  # it left while this waited for a thread
+        if _is_over(delivery):  # its subscription left while this waited for a thread
             limit.places.release_on_behalf_of(delivery)
-            _ends.end(delivery, "cancelled" if delivery.error is None else "failed")
             return
         delivery.error = None
         work.in_thread = True
@@ -93,7 +92,7 @@ async def _carry(delivery: Delivery, context: Context) -> None:
         if isinstance(stopped, asyncio.CancelledError):
             raise
         return
-    if delivery.status is not None:
+    if _is_over(delivery):
         return  # it ended while the thread ran; `_returned` has given back its place
     if work.timed_out:
         error = _ends.timeout_error(delivery)
@@ -103,6 +102,10 @@ async def _carry(delivery: Delivery, context: Context) -> None:
     else:
         delivery.error = error
         _ends.leave_the_loop(_ends.attempt_failed(delivery, again=again))
+
+
+def _is_over(delivery: Delivery) -> bool:
+    return delivery.status is not None
 
 
 def _takes(token: list[None]) -> bool:
@@ -136,26 +139,26 @@ def _run(
 def _attempt(delivery: Delivery) -> tuple[BaseException | None, bool]:
     current.set(delivery)
     owner = delivery.owner
-    observers = owner.bus._observers
-    for observer in observers:
-        owner.bus._observe(observer.attempt_started, delivery.event, delivery)
     error: BaseException | None = None
     again = True
     try:
-        event = _ends.typed_event(delivery)
-    except PayloadError as refused:
-        error, again = refused, False
-    except BaseException as broken:
-        error = broken
-    else:
+        for observer in owner.bus._observers:
+            owner.bus._observe(observer.attempt_started, delivery.event, delivery)
         try:
-            if owner.standing == GONE:  # it has left while this waited for a thread
-                raise delivery.error or asyncio.CancelledError("unsubscribed")
-            delivery.result = _plain_result(owner.call(event))
-        except BaseException as raised:
-            error = raised
-    for observer in observers:
-        owner.bus._observe(observer.attempt_ended, delivery.event, delivery, error)
+            event = _ends.typed_event(delivery)
+        except PayloadError:
+            again = False
+            raise
+        if owner.standing == GONE:  # a hook or a validator has unsubscribed it meanwhile
+            raise asyncio.CancelledError("unsubscribed")
+        delivery.result = _plain_result(owner.call(event))
+    except BaseException as raised:
+        error = raised
+    try:
+        for observer in owner.bus._observers:
+            owner.bus._observe(observer.attempt_ended, delivery.event, delivery, error)
+    except BaseException as exit_:  # only what ends programs comes out of a hook
+        error = exit_
     return error, again
 
 
@@ -176,6 +179,7 @@ def _returned(delivery: Delivery, limit: ThreadLimit) -> None:
     work = delivery.working()
     if delivery.status is None:
         work.in_thread = False
+        work.stop_timer()  # the attempt is over: its time-out must not cancel `_carry` now
         return  # `_carry` goes on with it
     work.stop_timer()
     bus = delivery.owner.bus

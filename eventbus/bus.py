@@ -271,7 +271,11 @@ class EventBus(Engine):
             self._unturned = 0
             await asyncio.sleep(0)
         given = given_slots(**fields) if fields else None
-        submitted = self._submit(topic, data, given)
+        try:
+            submitted = self._submit(topic, data, given)
+        except BaseException:
+            self._resume()  # lets go of the loop, if nothing else holds it
+            raise
         if type(submitted) is Receipt:
             return submitted
         assert isinstance(submitted, _admission.Ticket)
@@ -293,7 +297,11 @@ class EventBus(Engine):
     ) -> Receipt:
         """As ``publish``, but raises ``WouldBlock`` where that would wait: nothing was accepted."""
         given = given_slots(**fields) if fields else None
-        submitted = self._submit(topic, data, given, wait=False)
+        try:
+            submitted = self._submit(topic, data, given, wait=False)
+        except BaseException:
+            self._resume()
+            raise
         assert isinstance(submitted, Receipt)
         return submitted
 
@@ -386,6 +394,7 @@ class EventBus(Engine):
         try:
             submitted = self._submit(topic, data, given)
         except BaseException as error:
+            self._resume()
             future.set_exception(error)
             return
         if isinstance(submitted, Receipt):
@@ -435,6 +444,7 @@ class EventBus(Engine):
         self._unturned += 1
         if not total:
             self._unhandled += 1
+            receipt._context = None
             self._resume()
             return receipt
         self._open += 1
@@ -465,6 +475,8 @@ class EventBus(Engine):
         only: Subscription | None = None,
     ) -> Receipt | _admission.Ticket:
         verdicts = _admission.judge_all(self, receipt, subscriptions)
+        if self._loop is None:
+            _binding.bind(self)  # a predicate may have let go of the loop
         if inside is not None:
             _admission.check_cascade(self, inside.receipt, len(verdicts))
         else:
@@ -502,7 +514,18 @@ class EventBus(Engine):
             _registration.warn_once(
                 self, "topic.unknown", topic, topic=topic, suggestion=suggestion.strip()
             )
+            _binding.bind(self)  # what listens to the log may have let go of the loop
         return self._index.route(topic)
+
+    def _owner_of(self, letter: DeadLetter) -> Subscription | None:
+        """Its subscription; or, if that was subscribed anew, the one of its name."""
+        for subscription in self.subscriptions:
+            if subscription.number == letter._number:
+                return subscription
+        for subscription in self.subscriptions:
+            if subscription.name == letter.subscription and subscription._options.name is not None:
+                return subscription
+        return None
 
     async def redeliver(self, letter: DeadLetter) -> Receipt:
         """Deliver a dead letter again, to its own subscription only. The letter leaves the ring.
@@ -518,10 +541,9 @@ class EventBus(Engine):
         inside = None if delivery is None else self._inside(delivery)
         if self._barred:
             self._refuse(inside)
-        subscription = next(
-            (each for each in self.subscriptions if each.name == letter.subscription), None
-        )
+        subscription = self._owner_of(letter)
         if subscription is None:
+            self._resume()
             raise NotSubscribed(
                 f"{letter.subscription} is not subscribed any more: {letter!r} stays"
             )
@@ -682,7 +704,8 @@ class EventBus(Engine):
 
         Raises ``WouldDeadlock`` in a handler of this bus, ``WrongLoop`` if the bus is busy on
         another loop, and ``OptionError`` for a grace period that is no number of seconds.
-        Cancelled, it cancels what is left, closes all the same, within about a second, and raises.
+        Cancelled, it cancels what is left, closes all the same, within about a second, and raises;
+        a call that waits for another one leaves that as it is.
         """
         check_seconds("grace", grace)
         if self._state is State.CLOSED and self._last_report is not None:
@@ -690,12 +713,13 @@ class EventBus(Engine):
         _binding.bind(self)
         with _deadlock.waiting(Wait(bus=self)):
             closing = self._closing
+            first = closing is None
             if closing is None:
                 closing = self._closing = Closing(self, grace)
                 self._state = State.CLOSING
                 self._barred = True
                 closing.begin()
-            return await closing.wait()
+            return await closing.wait(hurry=first)
 
     # ---- Looking at it
 

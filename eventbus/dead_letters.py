@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,11 @@ class DeadLetter:
     error: BaseException
     """What the last attempt raised, with its traceback."""
     attempts: int
-    """How often the handler was run; 0 if a predicate or the queue's end kept it from running."""
+    """How often the handler was run; 0 if a predicate raised."""
     timestamp: float
     """When it failed: UNIX time in seconds."""
+    _number: int = field(default=-1, repr=False)
+    """Which subscription it was, whatever is called by its name now."""
 
     @property
     def time(self) -> datetime:

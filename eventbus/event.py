@@ -349,7 +349,7 @@ def given_slots(
     return given
 
 
-def accepted_at(event: Event[Any], moment: float) -> None:
+def date(event: Event[Any], moment: float) -> None:
     """Date an event that had to wait for room, unless its publisher dated it."""
     if not isinstance(event._time, datetime):
         object.__setattr__(event, "_time", moment)

@@ -85,11 +85,11 @@ class LogHook(Hook):
 
     def log(self, line: LogLine) -> None:
         """Write the line."""
-        import structlog
-
-        if structlog.is_configured():
+        structlog = sys.modules.get("structlog")  # not imported, it cannot have been configured
+        if structlog is not None and structlog.is_configured():
             logger = structlog.get_logger("eventbus")
-            getattr(logger, line.level)(line.name, **line.fields, exc_info=line.error)
+            traceback = {} if line.error is None else {"exc_info": line.error}
+            getattr(logger, line.level)(line.name, **line.fields, **traceback)
             return
         text = " ".join([line.name, *(f"{key}={value!r}" for key, value in line.fields.items())])
         level = logging.getLevelNamesMapping()[line.level.upper()]
@@ -122,8 +122,6 @@ class Log:
         **fields: Any,
     ) -> None:
         """Hand a line to every hook. What a hook raises stops neither the bus nor the others."""
-        if sys.is_finalizing():
-            return  # the interpreter ends, and nothing could be imported to write it
         line = LogLine(name, level, {"bus": self.bus, **fields}, error)
         for hook in self.hooks:
             try:
@@ -135,7 +133,9 @@ class Log:
         """Call a hook's method; name it in the log if it raises."""
         try:
             method(*args)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             name = getattr(method, "__name__", "")
             self.write("hook.failed", "error", error, hook=repr(method), method=name)
 

@@ -99,7 +99,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (["invoice.*"], TopicError, "wildcards are not allowed"),
     ([""], TopicError, "the topic is empty"),
     ([7], TypeError, "a topic is a str, not int"),
-    ("invoice.paid", TypeError, "pass a list of topics, not one string"),
+    ("invoice.paid", TypeError, "pass a list of topics, not a single one"),
 ]
 
 

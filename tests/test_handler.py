@@ -232,7 +232,7 @@ class Generates:
 
 BAD_HANDLERS: dict[str, tuple[Any, type[Exception], str]] = {
     "None": (None, TypeError, "handler=None is not callable: pass a function"),
-    "a string": ("ship", TypeError, "handler='ship' is not callable: pass a function"),
+    "a string": ("ship", TypeError, "handler='ship' is a string: the handler comes first"),
     "a coroutine's result": (3, TypeError, "handler=3 is not callable"),
     "no parameter": (takes_nothing, HandlerError, "takes_nothing.*exactly one required parameter"),
     "two parameters": (takes_two, HandlerError, "takes_two.*'other'.*exactly one required"),
