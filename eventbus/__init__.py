@@ -15,10 +15,10 @@ The way of an event through the files: `bus` (publish) → `topics` and `_index`
 """
 
 from eventbus._closing import CloseReport
-from eventbus._introspection import Explanation, SubscriptionInfo
+from eventbus._introspection import Explanation, NearMiss, Reached, SubscriptionInfo
 from eventbus.bus import EventBus, Statistics
 from eventbus.catalog import Catalog
-from eventbus.clock import Clock, SystemClock
+from eventbus.clock import Clock, SystemClock, Timer
 from eventbus.dead_letters import DeadLetter, DeadLetters
 from eventbus.errors import (
     BusClosed,
@@ -42,12 +42,17 @@ from eventbus.errors import (
     WouldDeadlock,
     WrongLoop,
 )
-from eventbus.event import Event
+from eventbus.event import Event, EventFields, RunningDelivery
 from eventbus.instrumentation import Hook, LogHook, LogLine
 from eventbus.receipt import Outcome, Receipt
 from eventbus.retry import Retry
 from eventbus.stream import EventStream
-from eventbus.subscription import Subscription, SubscriptionOptions, SubscriptionStatistics
+from eventbus.subscription import (
+    Overflow,
+    Subscription,
+    SubscriptionOptions,
+    SubscriptionStatistics,
+)
 from eventbus.topics import Topic, matches
 
 __version__ = "0.1.0"
@@ -64,6 +69,7 @@ __all__ = [
     "Event",
     "EventBus",
     "EventBusError",
+    "EventFields",
     "EventStream",
     "Explanation",
     "HandlerError",
@@ -73,21 +79,26 @@ __all__ = [
     "LogHook",
     "LogLine",
     "NameTaken",
+    "NearMiss",
     "NoRunningLoop",
     "NotSubscribed",
     "OptionError",
     "Outcome",
+    "Overflow",
     "PatternError",
     "PayloadError",
+    "Reached",
     "Receipt",
     "ReentrantCall",
     "Retry",
+    "RunningDelivery",
     "Statistics",
     "Subscription",
     "SubscriptionInfo",
     "SubscriptionOptions",
     "SubscriptionStatistics",
     "SystemClock",
+    "Timer",
     "Topic",
     "TopicError",
     "UnknownTopic",

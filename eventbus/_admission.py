@@ -84,7 +84,7 @@ def judge_all(
 def first_full(verdicts: Iterable[Verdict]) -> Subscription | None:
     """The first queue without room whose publishers wait for it."""
     for subscription, _, error in verdicts:
-        if subscription.full and error is None and subscription.overflow == "block":
+        if subscription._full and error is None and subscription.overflow == "block":
             return subscription
     return None
 
@@ -110,7 +110,7 @@ _ENDLESS = "do handlers publish to each other without end?"
 def commit(bus: Engine, receipt: Receipt, verdicts: list[Verdict], inside: Delivery | None) -> None:
     """Accept an event everywhere. Runs nothing of the application until all is written."""
     handlers = tuple(
-        verdict.subscription for verdict in verdicts if not verdict.subscription.reader
+        verdict.subscription for verdict in verdicts if not verdict.subscription._reader
     )
     receipt._subscriptions = handlers
     receipt._total = len(handlers)
@@ -151,10 +151,10 @@ def _enqueue(
     key: Hashable,
     tell: list[Callable[[], None]],
 ) -> None:
-    queue = subscription.queue
+    queue = subscription._queue
     if queue is None:
-        queue = subscription.new_queue()
-    if subscription.full and subscription.overflow == "drop_newest":
+        queue = subscription._new_queue()
+    if subscription._full and subscription.overflow == "drop_newest":
         tell.append(_ends.end_unstarted(subscription, receipt, "dropped"))
         return
     if isinstance(queue, KeyedQueue):
@@ -165,12 +165,12 @@ def _enqueue(
             return
     else:
         queue.append(receipt)
-    if subscription.full and subscription.overflow == "drop_oldest":
+    if subscription._full and subscription.overflow == "drop_oldest":
         tell.append(_ends.end_unstarted(subscription, queue.popleft(), "dropped"))
     if len(queue) >= subscription.capacity:
         bus._mark_full(subscription)
-    if subscription.reader is not None:
-        subscription.reader._arrived()
+    if subscription._reader is not None:
+        subscription._reader._arrived()
     else:
         bus._find_place(subscription)
 
@@ -294,7 +294,7 @@ def _forget(ticket: Ticket) -> None:
 def serve_line(bus: Engine, subscription: Subscription) -> None:
     """A place is free, or the subscription has left: accept who now fits, oldest first."""
     line = subscription._line
-    while line and not (subscription.full and subscription.standing == LISTENING):
+    while line and not (subscription._full and subscription._standing == LISTENING):
         ticket = line.pop(0)
         ticket.blocked_by = None
         _try_again(bus, ticket)
@@ -304,7 +304,7 @@ def _try_again(bus: Engine, ticket: Ticket) -> None:
     """Accept a waiting publication, or let it wait for the next queue in its way."""
     receipt = ticket.receipt
     try:
-        if ticket.only is not None and ticket.only.standing != LISTENING:
+        if ticket.only is not None and ticket.only._standing != LISTENING:
             raise NotSubscribed(
                 f"{ticket.only.name} has left the bus while {receipt.event!r} waited"
             )
@@ -341,7 +341,7 @@ def full_queues(ticket: Ticket) -> list[str]:
     A subscription that came since is asked when a place is free, and not by a timer.
     """
     found = map(first_full, ([verdict] for verdict in ticket._verdicts.values() if verdict))
-    return [each.name for each in found if each is not None and each.standing == LISTENING]
+    return [each.name for each in found if each is not None and each._standing == LISTENING]
 
 
 ROOM_WARNING_SECONDS = 5.0

@@ -62,7 +62,7 @@ def _take_over(bus: Engine, loop: asyncio.AbstractEventLoop) -> None:
         # Threads that are still at work for another loop cannot tell us when they return.
         bus._stuck_threads = 0
         for subscription in bus._all_subscriptions():
-            subscription.running = len(subscription._active or ())
+            subscription._running = len(subscription._active or ())
             bus._find_place(subscription)
 
 
@@ -91,19 +91,19 @@ def _bury(bus: Engine) -> None:
     bus._burying = True
     tell: list[Callable[[], None]] = []
     for subscription in bus._all_subscriptions():
-        reader = subscription.reader
+        reader = subscription._reader
         if reader is not None:
             reader._end()
             _registration.unsubscribe(bus, subscription)
             continue
-        subscription.place = IDLE
+        subscription._place = IDLE
         tell.extend(_registration.cancel_queued(subscription))
-        running = list(subscription.running_deliveries())
+        running = list(subscription._running_deliveries())
         tell.extend([_ends.end_quietly(delivery, "cancelled") for delivery in running])
         if subscription._due:
             subscription._due.clear()
-        subscription.running = 0
-        subscription.place = IDLE
+        subscription._running = 0
+        subscription._place = IDLE
     bus._ready.clear()
     try:
         for call in tell:
@@ -128,14 +128,14 @@ def _forget_everything(bus: Engine) -> None:
         _cancel_silently(subscription)
         for name in COUNTS:
             setattr(subscription, name, 0)
-        while subscription.queue:  # in place: a pump may hold it, if a handler made the fork
-            subscription.queue.popleft()
-        subscription.queue = subscription._active = subscription._due = subscription._line = None
-        subscription.running = 0
-        subscription.place = IDLE
-        subscription.full = False
-        if subscription.reader is not None:
-            subscription.reader._ended = True
+        while subscription._queue:  # in place: a pump may hold it, if a handler made the fork
+            subscription._queue.popleft()
+        subscription._queue = subscription._active = subscription._due = subscription._line = None
+        subscription._running = 0
+        subscription._place = IDLE
+        subscription._full = False
+        if subscription._reader is not None:
+            subscription._reader._ended = True
             _registration.leave(bus, subscription)
     bus._left.clear()
     bus._ready.clear()
@@ -151,12 +151,12 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
 
 def _cancel_silently(subscription: Subscription) -> None:
     """Nobody is told, but who asks a receipt in the child must not wait for ever."""
-    for receipt in subscription.queue or ():
+    for receipt in subscription._queue or ():
         delivery = _ends.new_delivery(subscription, receipt, None)
         delivery.attempt = 0
         delivery.started = receipt._accepted_at
         _cancel_one(delivery)
-    for delivery in subscription.running_deliveries():
+    for delivery in subscription._running_deliveries():
         _cancel_one(delivery)
 
 

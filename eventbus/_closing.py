@@ -89,8 +89,8 @@ class Closing:
         self.expired = True
         self._stop_timer()
         for subscription in self.bus._all_subscriptions():
-            if subscription.reader is None and subscription.queue:
-                self._unstarted[subscription.name] += len(subscription.queue)
+            if subscription._reader is None and subscription._queue:
+                self._unstarted[subscription.name] += len(subscription._queue)
                 tell = _registration.cancel_queued(subscription)
                 self.bus._resume()
                 for call in tell:
@@ -116,7 +116,7 @@ class Closing:
     def finish(self) -> None:
         """Write the report and wake who waits for it."""
         self._stop_timer()
-        before, now = self.bus._totals_at_entry, self.bus._totals()
+        before, now = self.bus._totals_at_close, self.bus._totals()
         self.report = CloseReport(
             **{name: now[name] - before[name] for name in COUNTS},
             unread=self.bus._unread_in_streams(),
@@ -154,7 +154,7 @@ class Closing:
         return [
             delivery
             for subscription in self.bus._all_subscriptions()
-            for delivery in subscription.running_deliveries()
+            for delivery in subscription._running_deliveries()
         ]
 
     def _stop_timer(self) -> None:

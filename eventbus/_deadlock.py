@@ -196,7 +196,7 @@ def _of_receipt(receipt: Receipt) -> Iterator[Any]:
     ended = {delivery.owner for delivery in receipt._ended}
     for subscription in receipt._subscriptions:
         if subscription not in ended:
-            running = (d for d in subscription.running_deliveries() if d.receipt is receipt)
+            running = (d for d in subscription._running_deliveries() if d.receipt is receipt)
             yield next(running, (receipt, subscription))
 
 
@@ -206,8 +206,8 @@ def _of_receipt(receipt: Receipt) -> Iterator[Any]:
 
 def _a_place(receipt: Receipt, subscription: Subscription) -> Iterator[tuple[Delivery, ...]]:
     """What it takes to begin with a queued event."""
-    running = list(subscription.running_deliveries())
-    lane = subscription.lane_of(receipt)
+    running = list(subscription._running_deliveries())
+    lane = subscription._lane_of(receipt)
     if lane is not None and lane.busy:
         holder = tuple(delivery for delivery in running if delivery.lane is lane)
         if holder:
@@ -221,7 +221,7 @@ def _a_thread(bus: Engine) -> Iterator[tuple[Delivery, ...]]:
     in_threads = tuple(
         delivery
         for subscription in bus._all_subscriptions()
-        for delivery in subscription.running_deliveries()
+        for delivery in subscription._running_deliveries()
         if _is_in_thread(delivery)
     )
     if len(in_threads) >= bus._threads:

@@ -51,7 +51,7 @@ def typed_event(delivery: Delivery) -> Event[Any]:
 
     Raises ``PayloadError`` if the data does not fit.
     """
-    payload = delivery.owner.payload
+    payload = delivery.owner._payload
     if payload is None:
         return delivery.event
     data = payload.validate(delivery.event.data, f"{delivery.event!r} for {delivery.owner.name}")
@@ -67,7 +67,7 @@ def began_to_wait(delivery: Delivery) -> None:
     if delivery.attempt == 1:
         work.began = delivery.started
     if delivery.status is None:
-        delivery.owner.keep(delivery)
+        delivery.owner._keep(delivery)
 
 
 def start_timeout(delivery: Delivery) -> None:
@@ -224,7 +224,7 @@ def _pause_before_next(delivery: Delivery, error: BaseException) -> float | None
     owner = delivery.owner
     retry = owner._options.retry
     unwanted = delivery.work is not None and delivery.work.unwanted
-    if retry is None or owner.standing == GONE or unwanted or not isinstance(error, Exception):
+    if retry is None or owner._standing == GONE or unwanted or not isinstance(error, Exception):
         return None
     try:
         pause = retry.delay(delivery.attempt, error, random=owner.bus._random)
@@ -241,7 +241,7 @@ def _pause(delivery: Delivery, seconds: float) -> None:
     bus = owner.bus
     work = delivery.working()
     work.timed_out = False
-    owner.keep(delivery)
+    owner._keep(delivery)
 
     def resume() -> None:
         work.timer = work.resume = None
@@ -313,7 +313,7 @@ def end_unstarted(
     resumes the bus, and then calls what is returned, which tells of it.
     """
     bus = subscription.bus
-    if subscription.reader is not None:  # no receipt waits for readers
+    if subscription._reader is not None:  # no receipt waits for readers
         _count(subscription, status)
         bus._unread(receipt)
         if error is None:
@@ -339,14 +339,14 @@ def give_back_place(delivery: Delivery) -> None:
     """The handler has really ended: its lane and its place are free for the next."""
     owner = delivery.owner
     lane, delivery.lane = delivery.lane, None
-    if lane is not None and isinstance(owner.queue, KeyedQueue):
-        owner.queue.release(lane)
-    if owner.is_kept(delivery):
+    if lane is not None and isinstance(owner._queue, KeyedQueue):
+        owner._queue.release(lane)
+    if owner._is_kept(delivery):
         assert owner._active is not None
         del owner._active[delivery]
-        owner.running -= 1
+        owner._running -= 1
     elif delivery.work is not None and delivery.work.in_thread:
-        owner.running -= 1
+        owner._running -= 1
     owner.bus._find_place(owner)
 
 

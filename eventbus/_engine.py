@@ -135,7 +135,7 @@ class Engine:
         self._settlers: list[asyncio.Future[None]] = []
         self._events = 0
         self._unhandled = 0
-        self._totals_at_entry = dict.fromkeys(COUNTS, 0)
+        self._totals_at_close = dict.fromkeys(COUNTS, 0)
         self._retired: dict[str, int] = dict.fromkeys(COUNTS, 0)
         """The sums of subscriptions that have left."""
         self._streams: dict[EventStream[Any], None] = {}
@@ -165,7 +165,7 @@ class Engine:
             assert self._loop is not None
             wanted = len(self._ready)
             if wanted == 1:
-                wanted = len(self._ready[0].queue or ()) + len(self._ready[0]._due or ())
+                wanted = len(self._ready[0]._queue or ()) + len(self._ready[0]._due or ())
             for _ in range(min(2, wanted - self._pumps, MOST_PUMPS - self._pumps)):
                 self._pumps += 1
                 PumpTask(self, self._loop)
@@ -241,34 +241,34 @@ class Engine:
 
     def _find_place(self, subscription: Subscription) -> None:
         """Put a subscription where it belongs, unless a pump or the line has it."""
-        if subscription.standing != LISTENING:
+        if subscription._standing != LISTENING:
             _registration.retire(self, subscription)
-        if subscription.place in (READY, HELD):
+        if subscription._place in (READY, HELD):
             return
-        if subscription.has_work():
-            subscription.place = READY
+        if subscription._has_work():
+            subscription._place = READY
             self._ready.append(subscription)
-        elif subscription.running >= subscription.concurrency:
-            subscription.place = SATURATED
+        elif subscription._running >= subscription.concurrency:
+            subscription._place = SATURATED
         else:
-            subscription.place = IDLE
+            subscription._place = IDLE
 
     def _mark_full(self, subscription: Subscription) -> None:
         """Its queue has reached its capacity."""
-        if not subscription.full:
-            subscription.full = True
+        if not subscription._full:
+            subscription._full = True
             self._full += 1
 
     def _make_room(self, subscription: Subscription) -> None:
         """An event was taken from a queue that was full: serve who waits for that."""
-        if len(subscription.queue or ()) < subscription.capacity:
+        if len(subscription._queue or ()) < subscription.capacity:
             self._clear_full(subscription)
             if subscription._line:
                 _admission.serve_line(self, subscription)
 
     def _clear_full(self, subscription: Subscription) -> None:
-        if subscription.full:
-            subscription.full = False
+        if subscription._full:
+            subscription._full = False
             self._full -= 1
 
     # Shortcuts for modules that this one imports, and which so cannot import those below.
@@ -322,8 +322,8 @@ class Engine:
         self._state = State.CLOSED
         self._barred = True
         self._last_report = report
-        self._totals_at_entry = self._totals()
-        self._totals_at_entry["accepted"] -= report.unread  # those are in the next report again
+        self._totals_at_close = self._totals()
+        self._totals_at_close["accepted"] -= report.unread  # those are in the next report again
         for stream in list(self._streams):
             stream._end()
         self._log.write(
@@ -363,15 +363,15 @@ class Engine:
         return sum(subscription.pending for subscription in self._all_subscriptions())
 
     def _unread_in_streams(self) -> int:
-        return sum(each.pending for each in self._all_subscriptions() if each.reader is not None)
+        return sum(each.pending for each in self._all_subscriptions() if each._reader is not None)
 
     def _pending_deliveries(self) -> Iterator[tuple[Subscription, Receipt, Delivery | None]]:
         """All that has not ended: queued ones without a delivery, running ones with it."""
         for subscription in self._all_subscriptions():
-            if subscription.reader is None:
-                for receipt in subscription.queue or ():
+            if subscription._reader is None:
+                for receipt in subscription._queue or ():
                     yield subscription, receipt, None
-                for delivery in subscription.running_deliveries():
+                for delivery in subscription._running_deliveries():
                     yield subscription, delivery.receipt, delivery
 
     def _neighbours(self) -> set[Engine]:

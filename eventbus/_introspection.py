@@ -81,7 +81,7 @@ def describe(bus: Engine) -> list[SubscriptionInfo]:
         SubscriptionInfo(
             each.name,
             each.patterns,
-            "" if each.reader is not None else each.location,
+            "" if each._reader is not None else each.location,
             each.registered,
             each.options(),
         )

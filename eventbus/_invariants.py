@@ -29,7 +29,7 @@ def check(bus: Engine) -> None:
     assert bus._pumps >= 0, "a pump gave back its place twice"
     assert bus._open >= 0, "a publication was finished twice"
     assert not bus._ready or bus._pumps, "subscriptions are ready and nobody will take them"
-    assert bus._full == sum(each.full for each in subscriptions), "full queues are miscounted"
+    assert bus._full == sum(each._full for each in subscriptions), "full queues are miscounted"
     if len(subscriptions) > MOST_CHECKED:
         return
     ready = list(bus._ready)
@@ -37,28 +37,28 @@ def check(bus: Engine) -> None:
         _check_place(subscription, ready.count(subscription))
         _check_line(subscription)
         _check_accounts(subscription)
-    handlers = [each for each in subscriptions if each.reader is None]
+    handlers = [each for each in subscriptions if each._reader is None]
     if not bus._open:
         assert not any(each.pending for each in handlers), "pending, and no publication open"
 
 
 def _check_place(subscription: Subscription, times_ready: int) -> None:
-    place = subscription.place
+    place = subscription._place
     assert times_ready == (place == READY), f"{subscription!r} is {times_ready} times in line"
-    assert subscription.running >= len(subscription._active or ())
-    assert subscription.occupied <= subscription.concurrency, "more run than may"
-    if subscription.reader is not None or place in (READY, HELD):
+    assert subscription._running >= len(subscription._active or ())
+    assert subscription._occupied <= subscription.concurrency, "more run than may"
+    if subscription._reader is not None or place in (READY, HELD):
         return
-    assert not subscription.has_work(), f"{subscription!r} has work and waits for nobody"
-    assert (place == SATURATED) == (subscription.running >= subscription.concurrency)
+    assert not subscription._has_work(), f"{subscription!r} has work and waits for nobody"
+    assert (place == SATURATED) == (subscription._running >= subscription.concurrency)
 
 
 def _check_line(subscription: Subscription) -> None:
     line = subscription._line or []
-    if line and subscription.standing != GONE:  # else they are being served, one after the other
-        assert subscription.full, "publishers wait for a queue that has room"
-    queued = len(subscription.queue or ())
-    assert subscription.full == (queued >= subscription.capacity), "full is not what it says"
+    if line and subscription._standing != GONE:  # else they are being served, one after the other
+        assert subscription._full, "publishers wait for a queue that has room"
+    queued = len(subscription._queue or ())
+    assert subscription._full == (queued >= subscription.capacity), "full is not what it says"
     assert [ticket.number for ticket in line] == sorted(ticket.number for ticket in line)
     assert all(ticket.blocked_by is subscription for ticket in line)
 
@@ -66,7 +66,7 @@ def _check_line(subscription: Subscription) -> None:
 def _check_accounts(subscription: Subscription) -> None:
     ends = sum(getattr(subscription, name) for name in COUNTS[1:])
     assert subscription.accepted == ends + subscription.pending, f"{subscription!r} lost count"
-    if isinstance(subscription.queue, KeyedQueue):
-        subscription.queue.check()
-    if subscription.standing != LISTENING:
+    if isinstance(subscription._queue, KeyedQueue):
+        subscription._queue.check()
+    if subscription._standing != LISTENING:
         assert subscription in subscription.bus._left or not subscription.pending

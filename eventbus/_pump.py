@@ -112,10 +112,10 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
     plain: Driver | None = None
     while ready and left > 0:
         subscription = ready.popleft()
-        subscription.place = HELD
+        subscription._place = HELD
         try:
-            if subscription._due or not (subscription.direct and FAST):
-                while left > 0 and subscription.has_work():
+            if subscription._due or not (subscription._direct and FAST):
+                while left > 0 and subscription._has_work():
                     left -= 1
                     waiting = _step_carefully(task, subscription)
                     if waiting is not None:
@@ -127,10 +127,10 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
 
             # The inlined path, for subscriptions that need nothing before the handler and nothing
             # after it. It is `_step_carefully` and `_ends.handled`, unrolled: a third of the speed.
-            queue: deque[Receipt] = subscription.queue  # type: ignore[assignment]  # direct: no key
-            call = subscription.call
-            is_async = subscription.is_async
-            while left > 0 and queue and subscription.running < subscription.concurrency:
+            queue: deque[Receipt] = subscription._queue  # type: ignore[assignment]  # direct: no key
+            call = subscription.handler
+            is_async = subscription._is_async
+            while left > 0 and queue and subscription._running < subscription.concurrency:
                 left -= 1
                 receipt = queue.popleft()
                 delivery = Delivery()
@@ -143,9 +143,9 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                 delivery.attempt = 1
                 delivery.started = now
                 bus._stepping = delivery
-                if subscription.full:
+                if subscription._full:
                     bus._make_room(subscription)
-                    if subscription.standing == GONE:  # a hook has unsubscribed it meanwhile
+                    if subscription._standing == GONE:  # a hook has unsubscribed it meanwhile
                         delivery.attempt = 0
                         _ends.end(delivery, "cancelled")
                         break
@@ -190,7 +190,7 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                 if now > deadline or task.tainted:
                     left = 0
         finally:
-            subscription.place = IDLE
+            subscription._place = IDLE
             bus._find_place(subscription)
     return None
 
@@ -205,7 +205,7 @@ def _step_carefully(task: PumpTask, subscription: Subscription) -> Waiting | Non
         delivery = _take(subscription)
         delivery.started = bus._clock.monotonic()
     bus._stepping = delivery
-    if subscription.full:
+    if subscription._full:
         bus._make_room(subscription)
     if delivery.work is not None:
         delivery.work.began = bus._clock.monotonic()
@@ -227,7 +227,7 @@ def _step_carefully(task: PumpTask, subscription: Subscription) -> Waiting | Non
 
 def _take(subscription: Subscription) -> Delivery:
     """Take the next event off the queue, as a delivery."""
-    queue = subscription.queue
+    queue = subscription._queue
     if isinstance(queue, KeyedQueue):
         receipt, lane = queue.take()
         return _ends.new_delivery(subscription, receipt, lane)
@@ -265,7 +265,7 @@ def _plain_driver() -> Driver:
         delivery: Delivery = yield signal
         current.set(delivery)
         try:
-            delivery.result = yield from delivery.owner.call(delivery.event)
+            delivery.result = yield from delivery.owner.handler(delivery.event)
             signal = DONE
         except BaseException as error:
             if _is_destroyed(error):
@@ -302,12 +302,12 @@ def _careful_driver(delivery: Delivery) -> Driver:
         except PayloadError:
             failure = INVALID
             raise
-        if subscription.standing == GONE:  # a hook or a validator has unsubscribed it meanwhile
+        if subscription._standing == GONE:  # a hook or a validator has unsubscribed it meanwhile
             delivery.attempt -= 1
             raise delivery.error or asyncio.CancelledError("unsubscribed")
         delivery.error = None
-        result = subscription.call(event)
-        if subscription.is_async:
+        result = subscription.handler(event)
+        if subscription._is_async:
             result = yield from result
         elif hasattr(type(result), "__await__"):
             result = yield from result.__await__()

@@ -68,14 +68,14 @@ def subscribe(
 def unsubscribe(bus: Engine, subscription: Subscription) -> None:
     """Take a subscription off the bus, with all that it has not begun."""
     refuse_in_predicate(bus, "unsubscribe")
-    if subscription.standing == GONE:
+    if subscription._standing == GONE:
         return
     leave(bus, subscription)
-    subscription.standing = GONE
+    subscription._standing = GONE
     tell = cancel_queued(subscription)
-    if subscription.reader is not None:
-        subscription.reader._end()
-    for delivery in list(subscription.running_deliveries()):
+    if subscription._reader is not None:
+        subscription._reader._end()
+    for delivery in list(subscription._running_deliveries()):
         work = delivery.work
         if work is not None and (work.resume is not None or delivery in (subscription._due or ())):
             tell.append(_ends.end_quietly(delivery, "failed"))
@@ -98,8 +98,8 @@ def unsubscribe(bus: Engine, subscription: Subscription) -> None:
 
 def leave(bus: Engine, subscription: Subscription) -> None:
     """Out of the index: no new events, but what it has it handles."""
-    if subscription.standing == LISTENING:
-        subscription.standing = LEAVING
+    if subscription._standing == LISTENING:
+        subscription._standing = LEAVING
         bus._index.remove(subscription, subscription.patterns)
         bus._names.give_back(subscription._base_name, subscription._suffix)
         bus._left[subscription] = None
@@ -116,9 +116,9 @@ def retire(bus: Engine, subscription: Subscription) -> None:
 
 def cancel_queued(subscription: Subscription) -> list[Callable[[], None]]:
     """End as cancelled what is queued. Returns what tells of it."""
-    receipts: list[Receipt] = list(subscription.queue or ())
-    while subscription.queue:
-        subscription.queue.popleft()
+    receipts: list[Receipt] = list(subscription._queue or ())
+    while subscription._queue:
+        subscription._queue.popleft()
     subscription.bus._clear_full(subscription)
     tell = [_ends.end_unstarted(subscription, receipt, "cancelled") for receipt in receipts]
     subscription.bus._find_place(subscription)

@@ -31,7 +31,7 @@ def start(delivery: Delivery, context: Context) -> None:
     bus = delivery.owner.bus
     assert bus._loop is not None
     work = delivery.working()
-    delivery.owner.keep(delivery)
+    delivery.owner._keep(delivery)
     work.task = asyncio.Task(
         _carry(delivery, context),
         loop=bus._loop,
@@ -149,9 +149,9 @@ def _attempt(delivery: Delivery) -> tuple[BaseException | None, bool]:
         except PayloadError:
             again = False
             raise
-        if owner.standing == GONE:  # a hook or a validator has unsubscribed it meanwhile
+        if owner._standing == GONE:  # a hook or a validator has unsubscribed it meanwhile
             raise asyncio.CancelledError("unsubscribed")
-        delivery.result = _plain_result(owner.call(event))
+        delivery.result = _plain_result(owner.handler(event))
     except BaseException as raised:
         error = raised
     try:

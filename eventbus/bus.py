@@ -96,7 +96,8 @@ class EventBus(Engine):
     """An event bus that lives inside one asyncio application.
 
     It needs no event loop to be made or subscribed to, and can be a module-level global. Leaving
-    ``async with bus`` drains it. One bus is used on one event loop at a time.
+    ``async with bus`` drains it. One bus is used on one event loop at a time, in its thread; from
+    other threads only ``publish_from_thread`` may be called.
 
     >>> import asyncio
     >>> bus = EventBus()
@@ -451,12 +452,12 @@ class EventBus(Engine):
         ready = self._ready
         for subscription in subscriptions:
             subscription.accepted += 1
-            queue = subscription.queue
+            queue = subscription._queue
             if queue is None:
-                queue = subscription.new_queue()
+                queue = subscription._new_queue()
             queue.append(receipt)  # type: ignore[call-arg]  # plain: no key
-            if not subscription.place:
-                subscription.place = READY
+            if not subscription._place:
+                subscription._place = READY
                 ready.append(subscription)
             if len(queue) >= subscription.capacity:
                 self._mark_full(subscription)
@@ -775,4 +776,4 @@ def _resolve(topic: object, data: Any) -> tuple[str, Any]:
 
 
 def _any_full(subscriptions: tuple[Subscription, ...]) -> bool:
-    return any(subscription.full for subscription in subscriptions)
+    return any(subscription._full for subscription in subscriptions)

@@ -155,8 +155,9 @@ class WrongLoop(EventBusError, RuntimeError):
 class HandlerErrors(ExceptionGroup[Exception]):
     """What failed while one event was handled: an error for each failed or cancelled delivery.
 
-    An error that is no ``Exception`` (``SystemExit``, say) stands in the group as the cause of a
-    ``DeliveryCancelled``-like ``EventBusError``, because an ``ExceptionGroup`` cannot hold it.
+    A cancelled delivery stands in it as a ``DeliveryCancelled``. What is no ``Exception`` (a
+    ``SystemExit``, say), which an ``ExceptionGroup`` cannot hold, is the ``__cause__`` of an
+    ``EventBusError`` in its place.
     """
 
     outcomes: tuple[Outcome, ...] = ()

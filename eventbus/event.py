@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from eventbus._delivery import Delivery
 
-__all__ = ["Event", "RunningDelivery"]
+__all__ = ["Event", "EventFields", "RunningDelivery"]
 
 if TYPE_CHECKING:
     # With a default, as of Python 3.13, a bare `Event` is an event of anything.
@@ -53,7 +53,7 @@ current: ContextVar[Delivery | None] = ContextVar("eventbus.delivery", default=N
 class _Draft:
     """An event while it is made.
 
-    ``Event`` refuses attribute writes, and writing eleven slots past that refusal would cost more
+    ``Event`` refuses attribute writes, and writing nine slots past that refusal would cost more
     than the rest of ``publish``. A draft has the same slots without the refusal; changing its
     class is the last step.
     """

@@ -70,7 +70,7 @@ class Hook:
         """The handler has returned or raised, in the same context."""
 
     def delivery_ended(self, event: Event[Any], outcome: Outcome) -> None:
-        """A delivery has ended for good. Also told of those whose handler never ran."""
+        """A delivery has ended for good, whether its handler ever ran or not. Not for streams."""
 
     def log(self, line: LogLine) -> None:
         """There is something to tell."""
@@ -147,7 +147,7 @@ class Log:
             "error",
             error,
             subscription=owner.name,
-            handler=owner.describe(),
+            handler=owner._describe(),
             topic=event.type,
             event_id=event.id,
             attempts=attempts,
@@ -167,7 +167,7 @@ class Log:
 
     def handler_stubborn(self, delivery: Any, seconds: float) -> None:
         self._about(
-            "handler.stubborn", delivery, handler=delivery.owner.describe(), seconds=seconds
+            "handler.stubborn", delivery, handler=delivery.owner._describe(), seconds=seconds
         )
 
     def _about(self, log_name: str, delivery: Any, **fields: Any) -> None:

@@ -119,20 +119,20 @@ class EventStream(Generic[T_co]):
     def _take(self) -> Event[T_co] | None:
         """The next unread event that fits the topic's model; ends its delivery."""
         subscription = self.subscription
-        while subscription.queue:
-            receipt = next(iter(subscription.queue))  # it stays pending meanwhile
+        while subscription._queue:
+            receipt = next(iter(subscription._queue))  # it stays pending meanwhile
             event: Event[Any] = receipt.event
             error: Exception | None = None
             try:
-                if subscription.payload is not None:
+                if subscription._payload is not None:
                     what = f"{event!r} for {subscription.name}"
-                    data = subscription.payload.validate(event.data, what)
+                    data = subscription._payload.validate(event.data, what)
                     event = event if data is event.data else event.with_data(data)
             except Exception as broken:
                 error = broken
-            if receipt is not next(iter(subscription.queue), None):
+            if receipt is not next(iter(subscription._queue), None):
                 continue  # what checked it has published, and overflow has dropped it
-            subscription.queue.popleft()
+            subscription._queue.popleft()
             self._end_reading(receipt, "handled" if error is None else "failed", error)
             if error is None:
                 return event
@@ -145,7 +145,7 @@ class EventStream(Generic[T_co]):
     ) -> None:
         tell = _ends.end_unstarted(self.subscription, receipt, status, error)
         self._bus._find_place(self.subscription)
-        if self.subscription.full:
+        if self.subscription._full:
             self._bus._make_room(self.subscription)
         tell()
 

@@ -169,32 +169,32 @@ class Subscription:
         "__weakref__",
         "_active",
         "_base_name",
+        "_direct",
         "_due",
+        "_full",
+        "_is_async",
         "_line",
         "_options",
+        "_payload",
+        "_place",
+        "_queue",
+        "_reader",
+        "_running",
         "_site",
+        "_standing",
         "_suffix",
         "accepted",
         "bus",
-        "call",
         "cancelled",
         "capacity",
         "concurrency",
-        "direct",
         "dropped",
         "failed",
-        "full",
         "handled",
-        "is_async",
+        "handler",
         "number",
         "patterns",
-        "payload",
-        "place",
         "plain",
-        "queue",
-        "reader",
-        "running",
-        "standing",
     )
 
     def __init__(  # noqa: PLR0917 - called in one place
@@ -215,26 +215,27 @@ class Subscription:
         self._base_name, self._suffix = name
         self._site = site
         self._options = options
-        self.call = handler.call
-        self.is_async = handler.is_async
-        self.payload: Payload | None = handler.payload
-        self.reader = reader
+        self.handler: Callable[[Event[Any]], Any] = handler.call
+        """The callable, as it was given."""
+        self._is_async = handler.is_async
+        self._payload: Payload | None = handler.payload
+        self._reader = reader
         """The stream that reads this queue in the place of a handler."""
         self.capacity = options.capacity
         self.concurrency = options.concurrency
 
         self.plain = not (options.where or options.key or options.once or reader)
         """Accepting an event takes no call to the application and no change of the index."""
-        self.direct = not (options.key or options.thread or self.payload or bus._observers)
+        self._direct = not (options.key or options.thread or self._payload or bus._observers)
         """Deliveries need nothing before the handler and nothing after it."""
 
-        self.queue: deque[Receipt] | KeyedQueue | None = None
+        self._queue: deque[Receipt] | KeyedQueue | None = None
         """Made at the first event: an empty deque alone is larger than the rest of this object."""
-        self.full = False
+        self._full = False
         """The queue has reached its capacity; the bus keeps count of those."""
-        self.place = IDLE
-        self.standing = LISTENING
-        self.running = 0
+        self._place = IDLE
+        self._standing = LISTENING
+        self._running = 0
         """Deliveries that have a place: their handlers wait, or pause before a retry, or a thread
         has not returned. One that a pump is stepping through right now is counted by the bus."""
         self._active: dict[Delivery, None] | None = None
@@ -255,14 +256,9 @@ class Subscription:
         return self._base_name if self._suffix == 1 else f"{self._base_name}#{self._suffix}"
 
     @property
-    def handler(self) -> Callable[[Event[Any]], Any]:
-        """The callable, as it was given."""
-        return self.call
-
-    @property
     def active(self) -> bool:
         """Whether new events may still come."""
-        return self.standing == LISTENING
+        return self._standing == LISTENING
 
     def unsubscribe(self) -> None:
         """Leave the bus. Idempotent.
@@ -307,7 +303,7 @@ class Subscription:
     @property
     def location(self) -> str:
         """``file:line`` of the handler."""
-        return locate_callable(self.call)
+        return locate_callable(self.handler)
 
     @property
     def registered(self) -> str:
@@ -322,12 +318,12 @@ class Subscription:
     @property
     def pending(self) -> int:
         """Deliveries that have not ended: counted from where they are, not from the other sums."""
-        return len(self.queue or ()) + sum(1 for _ in self.running_deliveries())
+        return len(self._queue or ()) + sum(1 for _ in self._running_deliveries())
 
     @property
-    def occupied(self) -> int:
+    def _occupied(self) -> int:
         """Places taken: `running`, and the delivery that a pump is stepping through."""
-        return self.running + (1 if self._stepped() is not None else 0)
+        return self._running + (1 if self._stepped() is not None else 0)
 
     def _stepped(self) -> Delivery | None:
         stepping = self.bus._stepping
@@ -335,42 +331,42 @@ class Subscription:
             return None
         return None if self._active and stepping in self._active else stepping
 
-    def running_deliveries(self) -> Iterator[Delivery]:
+    def _running_deliveries(self) -> Iterator[Delivery]:
         """All that have started and not ended, pauses before a retry included."""
         stepped = self._stepped()
         if stepped is not None:
             yield stepped
         yield from self._active or ()
 
-    def keep(self, delivery: Delivery) -> None:
+    def _keep(self, delivery: Delivery) -> None:
         """The delivery takes a place: it is more than one step long."""
         if self._active is None:
             self._active = {}
         if delivery not in self._active:
             self._active[delivery] = None
-            self.running += 1
+            self._running += 1
 
-    def is_kept(self, delivery: Delivery) -> bool:
+    def _is_kept(self, delivery: Delivery) -> bool:
         """Whether the delivery has a place that must be given back."""
         return self._active is not None and delivery in self._active
 
-    def lane_of(self, receipt: Receipt) -> Lane | None:
+    def _lane_of(self, receipt: Receipt) -> Lane | None:
         """The lane in which a queued event stands; None without ``key``."""
-        return self.queue.lane_of(receipt) if isinstance(self.queue, KeyedQueue) else None
+        return self._queue.lane_of(receipt) if isinstance(self._queue, KeyedQueue) else None
 
-    def new_queue(self) -> deque[Receipt] | KeyedQueue:
+    def _new_queue(self) -> deque[Receipt] | KeyedQueue:
         """Make the queue, at the first event."""
-        self.queue = deque() if self._options.key is None else KeyedQueue()
-        return self.queue
+        self._queue = deque() if self._options.key is None else KeyedQueue()
+        return self._queue
 
-    def has_work(self) -> bool:
+    def _has_work(self) -> bool:
         """Whether a delivery could be started right now."""
         if self._due:
             return True
-        if not self.queue or self.running >= self.concurrency or self.reader is not None:
+        if not self._queue or self._running >= self.concurrency or self._reader is not None:
             return False
-        return not isinstance(self.queue, KeyedQueue) or self.queue.ready
+        return not isinstance(self._queue, KeyedQueue) or self._queue.ready
 
-    def describe(self) -> str:
+    def _describe(self) -> str:
         """The name for log lines and tables: what runs, and where it is written."""
-        return f"{describe_callable(self.call)} ({self.location})"
+        return f"{describe_callable(self.handler)} ({self.location})"

@@ -167,7 +167,7 @@ def test_first_full(rows: list[tuple[bool, Any, bool]], expected: int | None) ->
     verdicts: list[Verdict] = []
     for full, overflow, failed in rows:
         sub = bus.subscribe(ignore, overflow=overflow)
-        sub.full = full
+        sub._full = full
         verdicts.append(Verdict(sub, None, BROKEN if failed else None))
     assert first_full(iter(verdicts)) is (
         None if expected is None else verdicts[expected].subscription

@@ -416,7 +416,7 @@ NO_PAYLOAD = [bare, unannotated, any_type, an_object, any_payload, optional, qua
 @pytest.mark.parametrize("handler", NO_PAYLOAD, ids=lambda each: each.__name__)
 async def test_an_event_of_any_payload(handler: Callable[..., Any]) -> None:
     """These annotations take the data as it is."""
-    assert EventBus().subscribe(handler).payload is None
+    assert EventBus().subscribe(handler)._payload is None
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ async def test_an_event_of_any_payload(handler: Callable[..., Any]) -> None:
 )
 async def test_an_event_of_one_payload(handler: Callable[..., Any], model: Any) -> None:
     """These annotations name what the data must be."""
-    payload = EventBus().subscribe(handler).payload
+    payload = EventBus().subscribe(handler)._payload
     assert payload is not None
     assert payload.model == model
 
@@ -435,7 +435,7 @@ async def test_a_bare_event_needs_no_resolving() -> None:
     def handler(event: Event[Any]) -> None: ...
 
     handler.__annotations__["event"] = "missing.Event"
-    assert EventBus().subscribe(handler).payload is None
+    assert EventBus().subscribe(handler)._payload is None
 
 
 async def test_an_annotation_may_name_what_a_closure_holds() -> None:
@@ -447,7 +447,7 @@ async def test_an_annotation_may_name_what_a_closure_holds() -> None:
     def handler(event: Event[Local]) -> type[Local]:
         return Local
 
-    payload = EventBus().subscribe(handler).payload
+    payload = EventBus().subscribe(handler)._payload
     assert payload is not None
     assert payload.model is Local
 

@@ -451,7 +451,7 @@ def test_a_hook_that_overrides_nothing_costs_nothing() -> None:
     bus = EventBus(hooks=[Hook(), Recorder()])
     assert bus._observers == ()
     assert bus._accept_observers == ()
-    assert bus.subscribe(lambda event: None, "a").direct
+    assert bus.subscribe(lambda event: None, "a")._direct
 
 
 async def test_lines_once_per_name_for_topics_and_patterns_nobody_knows() -> None:

@@ -251,7 +251,7 @@ async def test_a_slow_reader_loses_the_oldest_and_is_told_how_many() -> None:
     async with bus.stream("a", capacity=3) as stream:
         for number in range(10):
             await bus.publish("a", number)
-            assert len(stream.subscription.queue or ()) <= 3
+            assert len(stream.subscription._queue or ()) <= 3
         assert stream.lagged == 7
         assert "3 unread, 7 lagged" in repr(stream)
         assert await read(stream, 3) == [7, 8, 9]

@@ -387,7 +387,7 @@ def test_a_thread_of_another_loop_that_returns_late_takes_no_place() -> None:
     sub = first.run_until_complete(within(begin()))
     asyncio.run(within(_publish(bus, "b")))
     first.run_until_complete(within(back()))
-    assert sub.running == 0
+    assert sub._running == 0
     gate.let()
     first.run_until_complete(within(bus.publish_and_wait("a", 2, check=True)))
     first.run_until_complete(first.shutdown_default_executor())

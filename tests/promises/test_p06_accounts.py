@@ -461,7 +461,7 @@ async def test_a_thread_that_returns_late_ends_nothing_again(raises: bool) -> No
     assert [outcome.status for outcome in outcomes] == ["failed"]
     assert balances(bus, subscription)
     gate.set()
-    while subscription.occupied:  # noqa: ASYNC110 - the thread's end has no event of its own
+    while subscription._occupied:  # noqa: ASYNC110 - the thread's end has no event of its own
         await asyncio.sleep(0)
     await within(bus.settle())
     assert ends.ends == ["failed"]

@@ -70,9 +70,9 @@ class Storm:
             assert ticket.blocked_by is not None
             assert ticket in (ticket.blocked_by._line or ())
         assert balances(self.bus, *self.subs.values())
-        outsiders = [each for each in self.subs.values() if each.queue]
+        outsiders = [each for each in self.subs.values() if each._queue]
         for sub in outsiders:
-            queued = [entry.event.data for entry in sub.queue or ()]
+            queued = [entry.event.data for entry in sub._queue or ()]
             beyond = len([number for number in queued if number not in self.nested])
             assert beyond <= sub.capacity, "more outsiders than places"
 
