@@ -20,6 +20,7 @@ import os
 os.environ.setdefault("EVENTBUS_DEBUG", "1")  # read once, when the core is imported
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,6 +68,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("posix"):
             item.add_marker(pytest.mark.skip(reason="needs POSIX"))
+
+
+def pytest_collection_finish() -> None:
+    """Take what lives as long as the run out of the collector's sight: many tests call it."""
+    gc.collect()
+    gc.freeze()
 
 
 def _make_every_loop_with(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
