@@ -35,7 +35,7 @@ LAYERS = (
     # the steps of a delivery: each does one thing to an engine
     "_admission _binding _closing _ends _pump _registration _threads",
     # what wires them
-    "_engine bus stream",
+    "_engine _publishing bus stream",
     # what applications import
     "__init__",
 )
