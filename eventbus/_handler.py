@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -121,14 +122,17 @@ def _is_unbound_method(handler: Any, function: Any, parameters: list[inspect.Par
     return in_a_class and parameters[0].name in ("self", "cls")
 
 
+_ANY_EVENT = re.compile(r"([\w.]+\.)?Event(\[([\w.]+\.)?Any\])?")
+
+
 def _model_of(annotation: Any, function: Any, name: str) -> Any:
     """The payload type that an annotation asks for; None for an event of any payload."""
     if isinstance(annotation, str):
         try:
             annotation = _resolve(annotation, function, name)
         except HandlerError:
-            if annotation.strip("'\"").rpartition(".")[2] == "Event":
-                return None  # a bare Event, imported under TYPE_CHECKING only
+            if _ANY_EVENT.fullmatch(annotation.strip("'\"")):
+                return None  # imported under TYPE_CHECKING only, and nothing to validate
             raise
     members = [_unwrap(member) for member in _members(_unwrap(annotation))]
     if any(member in (inspect.Parameter.empty, Any, object, Event) for member in members):

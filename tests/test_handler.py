@@ -429,12 +429,13 @@ async def test_an_event_of_one_payload(handler: Callable[..., Any], model: Any) 
     assert payload.model == model
 
 
-async def test_a_bare_event_needs_no_resolving() -> None:
+@pytest.mark.parametrize("annotation", ["missing.Event", "missing.Event[missing.Any]"])
+async def test_a_bare_event_needs_no_resolving(annotation: str) -> None:
     """Imported under ``TYPE_CHECKING`` only, ``Event`` is known by its name."""
 
     def handler(event: Event[Any]) -> None: ...
 
-    handler.__annotations__["event"] = "missing.Event"
+    handler.__annotations__["event"] = annotation
     assert EventBus().subscribe(handler)._payload is None
 
 

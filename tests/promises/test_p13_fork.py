@@ -228,3 +228,58 @@ def test_a_fork_in_another_thread_leaves_the_loop_alone() -> None:
     ((was, child_seen, accounts, _, _),) = answers
     assert (was, child_seen, accounts) == ((0, 0, 0), ["child"], (1, 1))
     assert set(seen) == {"parent"}
+
+
+async def test_a_child_that_awaits_an_inherited_receipt_gets_its_outcome() -> None:
+    """What ran and what was queued is cancelled there, and goes on in the parent."""
+    bus = EventBus()
+    release = asyncio.Event()
+
+    async def wait(_: Event[Any]) -> str:
+        await release.wait()
+        return "parent"
+
+    bus.subscribe(wait)
+    receipts = [await bus.publish("a", number) for number in range(2)]
+    await anyio.wait_all_tasks_blocked()
+
+    def ask() -> list[tuple[str, int]]:
+        async def main() -> list[tuple[str, int]]:
+            outcomes = [outcome for each in receipts for outcome in await within(each.outcomes())]
+            return [(outcome.status, outcome.attempts) for outcome in outcomes]
+
+        return asyncio.run(main())
+
+    assert in_child(ask) == [("cancelled", 1), ("cancelled", 0)]
+    release.set()
+    outcomes = [outcome for each in receipts for outcome in await within(each.outcomes())]
+    assert [outcome.result for outcome in outcomes] == ["parent", "parent"]
+
+
+async def test_a_publisher_that_waited_for_room_takes_nobodys_place_in_a_child() -> None:
+    """Its inherited coroutine is closed there, and who waits in the child still gets in."""
+    bus = EventBus()
+    release = asyncio.Event()
+    bus.subscribe(lambda _: release.wait(), capacity=1)
+    await bus.publish("a")
+    await anyio.wait_all_tasks_blocked()
+    await bus.publish("a")
+    inherited = [bus.publish("a", number) for number in range(2)]
+    waiting = [asyncio.create_task(each) for each in inherited]
+    await anyio.wait_all_tasks_blocked()
+
+    def use_child() -> tuple[int, int]:
+        async def main() -> tuple[int, int]:
+            release.set()
+            inherited[0].close()
+            bus.publish_nowait("a")
+            task = asyncio.create_task(bus.publish("a"))
+            await asyncio.sleep(0)
+            return 0, 0
+
+        return asyncio.run(main())
+
+    del use_child
+    release.set()
+    await within(asyncio.gather(*waiting))
+    await within(bus.settle())
