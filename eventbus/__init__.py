@@ -9,9 +9,9 @@ Code announces facts, other code reacts, and neither knows the other::
 
     await bus.publish("invoice.paid", {"id": "in_1"})
 
-The way of an event through the files: `_publishing` (publish) → `topics` and `_index` (whom it reaches) →
-`_admission` (room everywhere) → `subscription` (queued) → `_pump` (the handler runs) → `_ends`
-(how it ended) → `receipt` (who waits is told).
+The way of an event through the files: `_publishing` (publish) → `topics` and `_index` (whom it
+reaches) → `_admission` (room everywhere) → `subscription` (queued) → `_pump` (the handler runs) →
+`_ends` (how it ended) → `receipt` (who waits is told).
 """
 
 from eventbus._closing import CloseReport

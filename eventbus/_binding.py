@@ -145,7 +145,7 @@ def _forget_everything(bus: Engine) -> None:
     bus._start_empty()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
     os.register_at_fork(after_in_child=_reset_in_child)
 
 

@@ -79,8 +79,7 @@ class Closing:
 
     def drained(self) -> None:
         """Nothing is pending any more."""
-        if self.report is None:
-            self.finish()
+        self.finish()
 
     def expire(self) -> None:
         """The grace period is over, or nobody will wait for it: cancel what is left."""

@@ -190,8 +190,8 @@ def leave_the_loop(error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         with contextlib.suppress(RuntimeError):  # in a child that the handler has forked
             task = asyncio.current_task()
-            if task is not None:
-                task.add_done_callback(asyncio.Task.exception)  # asyncio need not log it once more
+            assert task is not None
+            task.add_done_callback(asyncio.Task.exception)  # asyncio need not log it once more
         raise error
 
 
@@ -281,7 +281,8 @@ def _account(delivery: Delivery, status: Status) -> None:
         work.stop_timer()
     if work is None or not work.in_thread:
         give_back_place(delivery)
-    elif owner._active is not None:
+    else:
+        assert owner._active is not None
         del owner._active[delivery]  # not pending any more; its place goes with the thread
         bus._stuck_threads += 1
         bus._find_place(owner)

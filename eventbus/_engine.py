@@ -291,10 +291,9 @@ class Engine:
         _registration.refuse_in_predicate(self, "publish")
         if self._state is State.CLOSED:
             raise BusClosed(f"{self.name} is closed: enter it again with 'async with bus'")
-        if self._state is State.CLOSING:
-            assert self._closing is not None
-            if inside is None or self._closing.expired:
-                raise BusClosed(f"{self.name} is closing, and accepts nothing new")
+        assert self._closing is not None  # nothing else bars anybody
+        if inside is None or self._closing.expired:
+            raise BusClosed(f"{self.name} is closing, and accepts nothing new")
 
     def _refuse_outsiders(self) -> None:
         if self._barred:

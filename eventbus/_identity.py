@@ -32,5 +32,5 @@ def _begin_era() -> None:
     _first_serials.append(next_serial())
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
     os.register_at_fork(after_in_child=_begin_era)

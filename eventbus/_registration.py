@@ -84,8 +84,8 @@ def unsubscribe(bus: Engine, subscription: Subscription) -> None:
             task = work.task
             status: Status = "cancelled" if delivery.error is None else "failed"
             tell.append(_ends.end_quietly(delivery, status))
-            if task is not None:
-                task.cancel()
+            assert task is not None
+            task.cancel()
     if subscription._due:
         subscription._due.clear()
     _admission.serve_line(bus, subscription)

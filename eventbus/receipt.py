@@ -201,8 +201,8 @@ def finish(receipt: Receipt) -> None:
 def give_back_charge(receipt: Receipt) -> None:
     """A nested publication is over, readers of streams included: its root may have more again."""
     root, receipt._root = receipt._root, None
-    if root is not None:
-        root._pending_nested -= receipt._charge
+    assert root is not None
+    root._pending_nested -= receipt._charge
 
 
 def _finish_cascade(receipt: Receipt) -> None:

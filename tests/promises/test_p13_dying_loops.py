@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
 import pytest
 
-from eventbus import Event, EventBus
+from eventbus import Event, EventBus, Hook, LogLine, Retry
 from eventbus.testing import FakeClock
 from tests.helpers import LogLines, balances, within
 
@@ -354,3 +355,91 @@ def test_timers_of_a_lost_loop_change_nothing() -> None:
     assert [line.name for line in lines.lines if line.name != "delivery.cancelled"] == [
         "loop.lost"
     ] * 2
+
+
+def test_no_handler_begins_on_a_loop_that_ends_while_the_log_is_slow() -> None:
+    """The rest after a cancellation is begun anew when something has held up the loop."""
+    begun: list[object] = []
+
+    class SlowLog(Hook):
+        def log(self, line: LogLine) -> None:
+            if line.name == "delivery.cancelled":
+                time.sleep(0.05)  # longer than the rest
+
+    bus = EventBus(hooks=[SlowLog()])
+
+    async def wait(event: Event[Any]) -> None:
+        begun.append(event.data)
+        await asyncio.Event().wait()
+
+    bus.subscribe(wait)
+
+    async def main() -> None:
+        for number in range(3):
+            await bus.publish("a", number)
+        await anyio.wait_all_tasks_blocked()
+
+    asyncio.run(main())
+    assert begun == [0]
+    assert bus.statistics().cancelled == 1
+    assert balances(bus)
+
+
+def test_a_retry_that_was_due_on_a_lost_loop_is_cancelled_there() -> None:
+    """Its pause was over and its next attempt had not begun when the loop ended."""
+    clock = FakeClock()
+    bus = EventBus(clock=clock)
+    attempts: list[int] = []
+
+    def fail(_: Event[Any]) -> None:
+        attempts.append(1)
+        raise ValueError
+
+    bus.subscribe(fail, "a", retry=Retry(initial=1, jitter=0))
+
+    async def main() -> None:
+        await bus.publish("a")
+        await anyio.wait_all_tasks_blocked()
+        clock.advance(1)
+
+    asyncio.run(main())
+    asyncio.run(within(_publish(bus, "b")))
+    assert attempts == [1]
+    assert (bus.statistics().cancelled, bus.statistics().pending) == (1, 0)
+
+
+async def _publish(bus: EventBus, topic: str) -> None:
+    await bus.publish(topic)
+    await bus.settle()
+
+
+def test_a_close_on_a_lost_loop_ends_by_its_clock() -> None:
+    """The handler's task is destroyed, the grace period passes, and the report is made."""
+    clock, lines = FakeClock(), LogLines()
+    bus = EventBus(clock=clock, hooks=[lines])
+    tasks: list[Any] = []
+
+    async def wait(_: Event[Any]) -> None:
+        tasks.append(asyncio.current_task())
+        await asyncio.Event().wait()
+
+    bus.subscribe(wait)
+
+    async def main() -> None:
+        for _ in range(2):
+            await bus.publish("a")
+        await anyio.wait_all_tasks_blocked()
+        tasks.append(asyncio.create_task(bus.aclose(grace=1)))
+        await anyio.wait_all_tasks_blocked()
+
+    loop = asyncio.SelectorEventLoop()
+    loop.run_until_complete(main())
+    loop.close()
+    for task in tasks:
+        task._log_destroy_pending = False
+    tasks[0].get_coro().close()
+    assert (bus.statistics().cancelled, bus.statistics().pending) == (1, 1)
+    clock.advance(1)
+    (line,) = lines.named("bus.closed")
+    assert line.fields["cancelled"] == 2
+    assert balances(bus)

@@ -259,8 +259,8 @@ async def test_a_child_that_awaits_an_inherited_receipt_gets_its_outcome() -> No
 async def test_a_publisher_that_waited_for_room_takes_nobodys_place_in_a_child() -> None:
     """Its inherited coroutine is closed there, and who waits in the child still gets in."""
     bus = EventBus()
-    release = asyncio.Event()
-    bus.subscribe(lambda _: release.wait(), capacity=1)
+    gates = [asyncio.Event()]
+    bus.subscribe(lambda _: gates[-1].wait(), capacity=1)
     await bus.publish("a")
     await anyio.wait_all_tasks_blocked()
     await bus.publish("a")
@@ -270,16 +270,24 @@ async def test_a_publisher_that_waited_for_room_takes_nobodys_place_in_a_child()
 
     def use_child() -> tuple[int, int]:
         async def main() -> tuple[int, int]:
-            release.set()
+            gates.append(asyncio.Event())
             inherited[0].close()
             bus.publish_nowait("a")
+            await anyio.wait_all_tasks_blocked()
+            bus.publish_nowait("a")
             task = asyncio.create_task(bus.publish("a"))
-            await asyncio.sleep(0)
-            return 0, 0
+            await anyio.wait_all_tasks_blocked()
+            inherited[1].close()
+            assert not task.done()
+            gates[-1].set()
+            await within(task)
+            await within(bus.settle())
+            return bus.statistics().handled, bus.statistics().pending
 
         return asyncio.run(main())
 
-    del use_child
-    release.set()
+    assert in_child(use_child) == (3, 0)
+    gates[-1].set()
     await within(asyncio.gather(*waiting))
     await within(bus.settle())
+    assert bus.statistics().handled == 4
