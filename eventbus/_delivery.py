@@ -78,7 +78,17 @@ class Delivery:
 class Work:
     """What a delivery needs once its handler waits, is retried, or runs in a thread."""
 
-    __slots__ = ("began", "in_thread", "resume", "task", "timed_out", "timer", "unwanted", "waits")
+    __slots__ = (
+        "awaits_thread",
+        "began",
+        "in_thread",
+        "resume",
+        "task",
+        "timed_out",
+        "timer",
+        "unwanted",
+        "waits",
+    )
 
     def __init__(self) -> None:
         self.began = 0.0
@@ -93,6 +103,8 @@ class Work:
         """The bus has cancelled the attempt because it took too long."""
         self.unwanted = False
         """The bus has cancelled the delivery because it is closing."""
+        self.awaits_thread = False
+        """It is to run in a thread, and has none yet."""
         self.in_thread = False
         """The place is in the hands of a thread, and free only when that returns."""
         self.waits: list[Wait] = []

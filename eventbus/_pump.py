@@ -94,7 +94,8 @@ async def _pump(task: PumpTask) -> None:
         waiting = run_batch(task)
         rest = False
     finally:
-        if bus._loop is task.get_loop():  # not in a child that the handler has forked
+        # Not in a child that the handler has forked.
+        if bus._loop is task.get_loop():  # pragma: no branch - coverage cannot see that child
             bus._stepping = None
             bus._pump_ended(rest=rest, spread=waiting is not None)
     if waiting is not None:

@@ -79,8 +79,8 @@ def unsubscribe(bus: Engine, subscription: Subscription) -> None:
         work = delivery.work
         if work is not None and (work.resume is not None or delivery in (subscription._due or ())):
             tell.append(_ends.end_quietly(delivery, "failed"))
-        elif subscription._options.thread and work is not None and not work.in_thread:
-            delivery.attempt -= 1  # it was to begin, and has no thread yet
+        elif work is not None and work.awaits_thread:
+            delivery.attempt -= 1
             task = work.task
             status: Status = "cancelled" if delivery.error is None else "failed"
             tell.append(_ends.end_quietly(delivery, status))

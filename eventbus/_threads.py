@@ -31,6 +31,7 @@ def start(delivery: Delivery, context: Context) -> None:
     bus = delivery.owner.bus
     assert bus._loop is not None
     work = delivery.working()
+    work.awaits_thread = True
     delivery.owner._keep(delivery)
     work.task = asyncio.Task(
         _carry(delivery, context),
@@ -71,6 +72,7 @@ async def _carry(delivery: Delivery, context: Context) -> None:
             limit.places.release_on_behalf_of(delivery)
             return
         delivery.error = None
+        work.awaits_thread = False
         work.in_thread = True
         work.began = bus._clock.monotonic()
         if delivery.attempt == 1:

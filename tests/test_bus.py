@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from eventbus import Event, EventBus, Hook, OptionError, Topic, TopicError
-from eventbus._delivery import Delivery
 from eventbus._pump import DONE
 from tests.helpers import within
 
@@ -68,7 +67,7 @@ async def test_a_subscription_shows_its_name_patterns_and_load(bus: EventBus) ->
 async def test_a_delivery_shows_its_event_subscription_and_state() -> None:
     """Hooks see it, and may print it."""
     shown: list[str] = []
-    kept: list[Delivery] = []
+    kept: list[Any] = []
 
     class Show(Hook):
         def attempt_started(self, event: Event[Any], delivery: Any) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import threading
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
 
 import anyio
+import anyio.from_thread
 import pytest
+import typing_extensions
+from anyio import to_thread
+from pydantic import AfterValidator
 
+import eventbus._state
 import eventbus._threads
 from eventbus import (
     BusClosed,
@@ -20,10 +27,18 @@ from eventbus import (
     NotSubscribed,
     Outcome,
     Retry,
+    Topic,
     TopicError,
+    UnmatchedPattern,
+    WouldDeadlock,
+    WrongLoop,
+    _ends,
+    _pump,
 )
+from eventbus._handler import inspect_handler
+from eventbus._queues import KeyedQueue
 from eventbus.testing import FakeClock
-from tests.helpers import LogLines, balances, within
+from tests.helpers import LogLines, balances, turns, within
 
 
 async def test_a_time_out_after_the_thread_has_returned_changes_nothing(
@@ -359,3 +374,345 @@ async def test_a_second_close_that_is_cancelled_does_not_hurry_the_first() -> No
     assert (report.handled, dict(report.interrupted)) == (1, {})
     (outcome,) = await receipt.outcomes()
     assert outcome.result == "through"
+
+
+@pytest.mark.parametrize("kind", ["def", "async"])
+async def test_a_handler_that_is_given_up_in_its_first_step_changes_nothing(kind: str) -> None:
+    """The close expires and abandons it while it runs; its time-out finds nothing to end."""
+    clock = FakeClock()
+    release = asyncio.Event()
+    through: list[object] = []
+
+    def pass_the_time(event: Event[Any]) -> None:
+        if event.data:
+            clock.advance(1)
+            clock.advance(1)
+            through.append(event.data)
+
+    async def wait(event: Event[Any]) -> None:
+        pass_the_time(event)
+        await release.wait()
+        through.append("waited")
+
+    bus = EventBus(clock=clock)
+    other = bus.subscribe(lambda _: release.wait(), "first")
+    sub = bus.subscribe(wait if kind == "async" else pass_the_time, "a", timeout=5)
+    await bus.publish("first")
+    await anyio.wait_all_tasks_blocked()
+    receipt = bus.publish_nowait("a", 1)
+    closing = bus.aclose(grace=1).send(None)
+    await anyio.wait_all_tasks_blocked()
+    assert closing is not None
+    report = await within(bus.aclose())
+    assert sub.name in report.abandoned
+    assert other.statistics().cancelled == sub.statistics().cancelled == 1
+    release.set()
+    await anyio.wait_all_tasks_blocked()
+    clock.advance(10)
+    (outcome,) = await receipt.outcomes()
+    assert outcome.status == "cancelled"
+    assert through == ([1, "waited"] if kind == "async" else [1])
+
+
+async def test_a_running_thread_handler_that_waits_for_a_thread_is_seen() -> None:
+    """The one thread waits for a delivery that waits for that thread."""
+    bus = EventBus(threads=1)
+    refused: list[str] = []
+
+    def outer(_: Event[Any]) -> None:
+        receipt = anyio.from_thread.run(bus.publish, "b")
+        anyio.from_thread.run(turns, 5)
+        try:
+            anyio.from_thread.run(receipt.outcomes)
+        except WouldDeadlock as error:
+            refused.append(str(error))
+
+    bus.subscribe(outer, "a", thread=True)
+    bus.subscribe(lambda _: None, "b", thread=True)
+    await within(bus.publish_and_wait("a", check=True))
+    await within(bus.settle())
+    assert len(refused) == 1
+
+
+async def test_a_wait_for_the_whole_bus_does_not_need_its_streams(bus: EventBus) -> None:
+    """A handler that settles its own bus is refused because of itself, not of a reader."""
+
+    async def settle(_: Event[Any]) -> None:
+        with pytest.raises(WouldDeadlock) as raised:
+            await bus.settle()
+        assert str(raised.value).count("settle (a)") == 3
+
+    bus.subscribe(settle, "a")
+    async with bus.stream("**"):
+        await within(bus.publish_and_wait("a", check=True))
+
+
+async def test_more_subscriptions_than_the_checks_look_at(bus: EventBus) -> None:
+    """A large bus in debug mode stays usable, and right."""
+    for _ in range(201):
+        bus.subscribe(lambda _: None)
+    outcomes = await within(bus.publish_and_wait("a", check=True))
+    assert len(outcomes) == 201
+
+
+@pytest.mark.parametrize("end", ["cancel", "time out"])
+async def test_a_thread_that_begins_late_runs_nothing(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its delivery has ended while the thread was being started."""
+    clock, gate, waits = FakeClock(), threading.Event(), threading.Event()
+    run_sync: Any = to_thread.run_sync
+    ran: list[object] = []
+
+    async def late(function: Any, *args: Any, limiter: Any) -> Any:
+        def begin() -> Any:
+            waits.set()
+            gate.wait(5)
+            return function(*args)
+
+        return await run_sync(begin, limiter=limiter)
+
+    monkeypatch.setattr("eventbus._threads.to_thread.run_sync", late)
+    bus = EventBus(clock=clock)
+    bus.subscribe(ran.append, thread=True, timeout=1)
+    receipt = await bus.publish("a")
+    await anyio.wait_all_tasks_blocked()
+    assert await asyncio.get_running_loop().run_in_executor(None, waits.wait, 5)
+    if end == "cancel":
+        (task,) = [each for each in asyncio.all_tasks() if each.get_name() == "eventbus-thread"]
+        task.cancel()
+        await anyio.wait_all_tasks_blocked()
+    else:
+        clock.advance(1)
+    gate.set()
+    (outcome,) = await within(receipt.outcomes())
+    await within(bus.settle())
+    await anyio.wait_all_tasks_blocked()
+    await asyncio.get_running_loop().run_in_executor(None, waits.wait, 5)
+    assert outcome.status == ("cancelled" if end == "cancel" else "failed")
+    assert ran == []
+
+
+async def test_a_hook_in_a_thread_may_unsubscribe_before_the_handler_runs() -> None:
+    """Then it does not run, and its delivery is cancelled."""
+
+    class Leave(Hook):
+        def attempt_started(self, event: Event[Any], delivery: object) -> None:
+            anyio.from_thread.run_sync(sub.unsubscribe)
+
+    ran: list[object] = []
+    async with EventBus(hooks=[Leave()]) as bus:
+        sub = bus.subscribe(ran.append, thread=True)
+        (outcome,) = await within(bus.publish_and_wait("a"))
+    assert (outcome.status, ran) == ("cancelled", [])
+
+
+async def test_any_awaitable_of_a_thread_handler_is_refused(bus: EventBus) -> None:
+    """Also one that cannot be closed."""
+
+    class Awaitable:
+        def __await__(self) -> Any:
+            raise NotImplementedError
+
+    bus.subscribe(lambda _: Awaitable(), thread=True)
+    (outcome,) = await within(bus.publish_and_wait("a"))
+    assert isinstance(outcome.error, TypeError)
+
+
+async def test_a_redelivery_that_is_cancelled_while_it_waits_leaves_its_letter() -> None:
+    """Nothing was accepted, so the letter is still to be delivered."""
+    release = asyncio.Event()
+
+    async def handle(event: Event[Any]) -> None:
+        if event.data == "bad":
+            raise ValueError
+        await release.wait()
+
+    bus = EventBus()
+    bus.subscribe(handle, capacity=1)
+    await within(bus.publish_and_wait("a", "bad"))
+    (letter,) = bus.dead_letters
+    await bus.publish("a")
+    await anyio.wait_all_tasks_blocked()
+    await bus.publish("a")
+    again = asyncio.create_task(bus.redeliver(letter))
+    await anyio.wait_all_tasks_blocked()
+    again.cancel()
+    await anyio.wait_all_tasks_blocked()
+    assert list(bus.dead_letters) == [letter]
+    release.set()
+    await within(bus.settle())
+
+
+async def test_a_redelivery_follows_a_chosen_name(bus: EventBus) -> None:
+    """Who is subscribed anew under the name that was chosen gets the letter."""
+    seen: list[object] = []
+
+    def fail(_: Event[Any]) -> None:
+        raise ValueError
+
+    first = bus.subscribe(fail, name="mine")
+    await within(bus.publish_and_wait("a", 1))
+    first.unsubscribe()
+    bus.subscribe(lambda event: seen.append(event.data), name="mine")
+    (letter,) = bus.dead_letters
+    await within((await bus.redeliver(letter)).outcomes(check=True))
+    assert seen == [1]
+
+
+async def test_a_bus_is_entered_once(bus: EventBus) -> None:
+    """Entering it again while it is entered is a mistake of the application."""
+    with pytest.raises(WrongLoop, match="entered already"):
+        await bus.__aenter__()
+
+
+async def test_a_stream_that_was_never_entered_is_left_without_a_word(bus: EventBus) -> None:
+    """As an exit stack may do."""
+    stream = bus.stream("a")
+    await stream.__aexit__(None, None, None)
+    assert bus.subscriptions == ()
+
+
+def test_a_strict_bus_refuses_patterns_that_match_nothing() -> None:
+    """Nothing is subscribed then."""
+    bus = EventBus(catalog=["a"], strict=True)
+    with pytest.raises(UnmatchedPattern):
+        bus.subscribe(print, "b")
+    assert bus.subscriptions == ()
+
+
+def test_buses_made_by_another_thread_meanwhile_do_no_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The set of all buses may grow while it is read: it is read again."""
+
+    class Growing(list[object]):
+        def __iter__(self) -> Any:
+            if not self:
+                self.append("bus")
+                raise RuntimeError("Set changed size during iteration")
+            return super().__iter__()
+
+    monkeypatch.setattr("eventbus._state.instances", Growing())
+    found: list[Any] = [*eventbus._state.every_bus()]
+    assert found == ["bus"]
+
+
+def test_a_key_that_changes_its_hash_costs_a_lane_and_nothing_else() -> None:
+    """Its lane is not found again when it is empty, and that raises nothing."""
+
+    class Key:
+        value = 1
+
+        def __hash__(self) -> int:
+            return self.value
+
+    key, queue = Key(), KeyedQueue()
+    receipt: Any = object()
+    queue.append(receipt, key)
+    taken, lane = queue.take()
+    key.value = 2
+    queue.release(lane)
+    assert taken is receipt
+    assert len(queue) == 0
+
+
+def test_a_builtin_without_a_signature_may_be_a_handler() -> None:
+    """What cannot be looked at is trusted."""
+    builtin: Any = max
+    assert EventBus().subscribe(builtin).name == "max"
+
+
+def test_an_alias_of_an_event_type_is_looked_through() -> None:
+    """As the ``type`` statement makes it."""
+    alias = typing_extensions.TypeAliasType("alias", Event[int])
+
+    def handle(event: Any) -> None:
+        """Annotated below, with what no checker could know."""
+
+    handle.__annotations__["event"] = alias
+    payload = inspect_handler(handle).payload
+    assert payload is not None
+    assert payload.validate("1", "it") == 1
+
+
+def test_a_publisher_in_a_thread_is_told_that_the_loop_was_closed() -> None:
+    """It does not wait for ever for a loop that will never accept its event."""
+    bus = EventBus()
+    loop: Any = asyncio.SelectorEventLoop()
+    loop.run_until_complete(bus.__aenter__())
+    hand_over = loop.call_soon_threadsafe
+
+    def hand_over_and_close(*args: Any, **options: Any) -> None:
+        hand_over(*args, **options)
+        loop.close()
+
+    loop.call_soon_threadsafe = hand_over_and_close
+    with ThreadPoolExecutor(1) as pool, pytest.raises(BusClosed, match="was closed"):
+        pool.submit(bus.publish_from_thread, "a").result(10)
+
+
+@pytest.mark.parametrize("kind", ["plain", "result", "careful"])
+async def test_a_driver_that_is_destroyed_ends_without_a_word(kind: str) -> None:
+    """Its handler's wait is over, and that is no error of the handler."""
+
+    async def wait(_: Event[Any]) -> None:
+        await asyncio.Event().wait()
+
+    bus = EventBus()
+    receipt = await bus.publish("other")
+    delivery = _ends.new_delivery(bus.subscribe(wait), receipt, None)
+    if kind == "plain":
+        driver = _pump._plain_driver()
+        next(driver)
+        contextvars.copy_context().run(driver.send, delivery)
+    elif kind == "result":
+        driver = _pump._await_result(delivery, wait(receipt.event))
+        contextvars.copy_context().run(next, driver)
+    else:
+        driver = _pump._careful_driver(delivery)
+        contextvars.copy_context().run(next, driver)
+    driver.close()
+    assert delivery.error is None
+
+
+async def test_a_validator_of_a_stream_may_publish_and_may_break(bus: EventBus) -> None:
+    """What overflow drops meanwhile is not read; what is no payload error reaches the reader."""
+    checked: list[object] = []
+
+    def check(data: object) -> object:
+        checked.append(data)
+        if data == "first":
+            bus.publish_nowait("a", "second")
+        if data == "broken":
+            raise LookupError("in the validator")
+        return data
+
+    topic: Topic[Any] = Topic("a", Annotated[Any, AfterValidator(check)])
+    async with bus.stream(topic, capacity=1) as events:
+        bus.publish_nowait("a", "first")
+        assert (await within(anext(events))).data == "second"
+        assert events.lagged == 1
+        bus.publish_nowait("a", "broken")
+        with pytest.raises(LookupError):
+            await within(anext(events))
+    assert checked == ["first", "second", "broken"]
+
+
+async def test_a_delivery_that_ended_as_its_thread_came_free_does_not_begin() -> None:
+    """Whatever has ended it: the place goes to the next, and its handler does not run."""
+    release = threading.Event()
+    bus = EventBus(threads=1)
+    ran: list[object] = []
+    bus.subscribe(lambda _: release.wait(5), "busy", thread=True)
+    sub = bus.subscribe(lambda event: ran.append(event.data), "a", thread=True)
+    await bus.publish("busy")
+    await anyio.wait_all_tasks_blocked()
+    receipt = await bus.publish("a", 1)
+    await anyio.wait_all_tasks_blocked()
+    (delivery,) = sub._running_deliveries()
+    _ends.end(delivery, "cancelled")
+    release.set()
+    await within(bus.publish_and_wait("a", 2, check=True))
+    (outcome,) = await receipt.outcomes()
+    assert (outcome.status, ran) == ("cancelled", [2])

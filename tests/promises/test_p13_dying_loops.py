@@ -401,6 +401,7 @@ def test_a_retry_that_was_due_on_a_lost_loop_is_cancelled_there() -> None:
         await bus.publish("a")
         await anyio.wait_all_tasks_blocked()
         clock.advance(1)
+        cancel_all()
 
     asyncio.run(main())
     asyncio.run(within(_publish(bus, "b")))

@@ -291,3 +291,27 @@ async def test_a_publisher_that_waited_for_room_takes_nobodys_place_in_a_child()
     await within(asyncio.gather(*waiting))
     await within(bus.settle())
     assert bus.statistics().handled == 4
+
+
+async def test_a_child_in_which_the_handler_returns_counts_nothing() -> None:
+    """The parent's pump goes on to its end there, and touches no accounts."""
+    bus = EventBus()
+    pids: list[int] = []
+
+    def fork(_: Event[Any]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pids.append(os.fork())
+
+    bus.subscribe(fork)
+    await bus.publish("a")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    if pids[0] == 0:
+        statistics = bus.statistics()
+        fine = (statistics.accepted, statistics.handled, bus._pumps, bus._open) == (0, 0, 0, 0)
+        os._exit(0 if fine else 1)
+    _, status = os.waitpid(pids[0], 0)  # noqa: ASYNC222 - the child ends at once
+    assert status == 0
+    await within(bus.settle())
+    assert bus.statistics().handled == 1
