@@ -31,6 +31,9 @@ T = TypeVar("T")
 TURN_EVERY: Final = 256
 """How many events are accepted before a publisher must give the loop a turn."""
 
+LOOK_SECONDS: Final = 1.0
+"""How often a thread that waits for room looks whether the bus's loop still lives."""
+
 
 class Publishing(Engine):
     """An engine that accepts events."""
@@ -176,7 +179,7 @@ class Publishing(Engine):
             raise BusClosed(f"the event loop of {self.name} is closed") from None
         while True:
             try:
-                return future.result(timeout=1.0)
+                return future.result(timeout=LOOK_SECONDS)
             except concurrent.futures.TimeoutError:
                 if future.done():  # just now, or a validator raised a TimeoutError of its own
                     return future.result()
@@ -354,10 +357,10 @@ class Publishing(Engine):
             ticket = submitted
             try:
                 submitted = await ticket.wait()
-            finally:
-                if ticket.accepted:  # perhaps in the very turn in which this was cancelled
+            except asyncio.CancelledError:
+                if ticket.accepted:  # in the very turn in which this was cancelled
                     self.dead_letters.discard(letter)
-            return submitted
+                raise
         self.dead_letters.discard(letter)
         return submitted
 

@@ -336,3 +336,30 @@ async def test_a_closed_bus_delivers_nothing_again() -> None:
     async with bus:
         await bus.redeliver(letter)
     assert mended.seen[-1] == ("x", 1, True)
+
+
+async def test_a_redelivery_that_is_cancelled_while_it_waits_leaves_the_letter() -> None:
+    """Nothing was accepted, so the letter stays in the ring, to be redelivered another time."""
+    bus = EventBus()
+    release = asyncio.Event()
+
+    async def fail_once(event: Event[Any]) -> None:
+        if event.data == "bad" and not bus.dead_letters:
+            raise ValueError
+        await release.wait()
+
+    bus.subscribe(fail_once, capacity=1)
+    await within(bus.publish_and_wait("a", "bad"))
+    (letter,) = bus.dead_letters
+    await bus.publish("a", "runs")
+    await anyio.wait_all_tasks_blocked()
+    await bus.publish("a", "queued")
+    waiting = asyncio.create_task(bus.redeliver(letter))
+    await anyio.wait_all_tasks_blocked()
+    waiting.cancel()
+    await anyio.wait_all_tasks_blocked()
+    assert waiting.cancelled()
+    assert list(bus.dead_letters) == [letter]
+    release.set()
+    await within(bus.settle())
+    assert bus.statistics().accepted == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import threading
 from collections.abc import Callable
@@ -120,6 +121,37 @@ async def test_it_waits_for_room_in_order_of_arrival(bus: EventBus) -> None:
     await within(asyncio.wait_for(later, 5))
     await bus.settle()
     assert seen == ["runs", "queued", "thread", "later"]
+
+
+async def test_it_waits_for_longer_than_it_takes_to_look_after_the_loop(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that waits looks now and then whether the loop still lives, and goes on waiting."""
+    looks: list[float | None] = []
+
+    class Watched(concurrent.futures.Future[Any]):
+        def result(self, timeout: float | None = None) -> Any:
+            looks.append(timeout)
+            return super().result(0.001 if timeout else None)
+
+    monkeypatch.setattr(concurrent.futures, "Future", Watched)
+    release = asyncio.Event()
+    bus.subscribe(lambda _: release.wait(), "a", capacity=1)
+    await bus.publish("a", "runs")
+    await anyio.wait_all_tasks_blocked()
+    await bus.publish("a", "queued")
+    done: list[str] = []
+    thread = threading.Thread(
+        target=lambda: done.append(bus.publish_from_thread("a", "late").event.data)
+    )
+    thread.start()
+    await until(lambda: len(looks) > 2)
+    release.set()
+    await until(lambda: done)
+    thread.join()
+    await bus.settle()
+    assert done == ["late"]
+    assert looks[0] == 1.0
 
 
 async def test_it_refuses_on_the_loop_of_the_bus(bus: EventBus) -> None:

@@ -364,7 +364,7 @@ def test_no_handler_begins_on_a_loop_that_ends_while_the_log_is_slow() -> None:
     class SlowLog(Hook):
         def log(self, line: LogLine) -> None:
             if line.name == "delivery.cancelled":
-                time.sleep(0.05)  # longer than the rest
+                time.sleep(0.05)  # real clock: a log that blocks for longer than the rest
 
     bus = EventBus(hooks=[SlowLog()])
 
