@@ -440,4 +440,4 @@ def test_the_bus_does_what_plain_lists_do() -> None:
 @pytest.mark.parametrize("part", range(10))
 def test_the_bus_does_what_plain_lists_do_for_long(part: int) -> None:
     """The same in two thousand other sequences, in ten parts, different ones in every run."""
-    check(200, derandomize=False)
+    check(100, derandomize=False)
