@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import builtins
 import doctest
 import importlib
 import inspect
@@ -75,6 +76,7 @@ def chain(blocks: list[Block]) -> list[list[Block]]:
 
 def run(block: Block, namespace: dict[str, object], path: str) -> None:
     """Run a block; with a top-level ``await``, in an event loop of its own."""
+    namespace.setdefault("__builtins__", builtins)  # exec() does that; a function does not
     source = "\n" * (block.line - 1) + block.code  # so that tracebacks name the right line
     code = compile(source, path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     if code.co_flags & inspect.CO_COROUTINE:
