@@ -140,8 +140,8 @@ def commit(bus: Engine, receipt: Receipt, verdicts: list[Verdict], inside: Deliv
     bus._resume()
     for call in tell:
         call()
-    for observer in bus._accept_observers:
-        bus._observe(observer.accepted, receipt.event, len(verdicts))
+    for witness in bus._witnesses:
+        witness(receipt, len(verdicts))
 
 
 def _enqueue(

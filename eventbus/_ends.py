@@ -319,7 +319,7 @@ def end_unstarted(
         bus._unread(receipt)
         if error is None:
             return _nothing
-        return partial(_remember, subscription, receipt.event, error, 0)
+        return partial(_remember, subscription, receipt, error, 0)
     delivery = new_delivery(subscription, receipt, None)
     delivery.attempt = 0
     delivery.started = bus._clock.monotonic()
@@ -360,7 +360,7 @@ def _tell(delivery: Delivery, receipt: Receipt) -> None:
     bus = delivery.owner.bus
     if delivery.status == "failed":
         assert delivery.error is not None
-        _remember(delivery.owner, delivery.event, delivery.error, delivery.attempt)
+        _remember(delivery.owner, receipt, delivery.error, delivery.attempt)
     elif delivery.status == "cancelled" and delivery.attempt and not bus._burying:
         bus._log.delivery_cancelled(delivery)
     if bus._observers:
@@ -369,8 +369,10 @@ def _tell(delivery: Delivery, receipt: Receipt) -> None:
             bus._observe(observer.delivery_ended, delivery.event, outcome)
 
 
-def _remember(owner: Subscription, event: Any, error: BaseException, attempts: int) -> None:
-    bus = owner.bus
+def _remember(owner: Subscription, receipt: Receipt, error: BaseException, attempts: int) -> None:
+    bus, event = owner.bus, receipt.event
     letter = DeadLetter(event, owner.name, error, attempts, bus._clock.time(), owner.number)
     bus.dead_letters._add(letter)
     bus._log.delivery_failed(owner, event, error, attempts)
+    for witness in bus._failure_witnesses:
+        witness(letter, owner, receipt)

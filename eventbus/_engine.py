@@ -11,8 +11,9 @@ import contextlib
 import random
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from eventbus import _admission, _binding, _registration
@@ -20,7 +21,7 @@ from eventbus._index import Index
 from eventbus._invariants import DEBUG, check
 from eventbus._names import Names
 from eventbus._pump import PumpTask
-from eventbus._state import COUNTS, State, every_bus, instances
+from eventbus._state import COUNTS, State, every_bus, instances, serials
 from eventbus.dead_letters import DeadLetters
 from eventbus.errors import BusClosed
 from eventbus.instrumentation import Hook, Log, observers
@@ -34,14 +35,15 @@ if TYPE_CHECKING:
     from eventbus._threads import ThreadLimit
     from eventbus.catalog import Catalog
     from eventbus.clock import Clock, Timer
+    from eventbus.dead_letters import DeadLetter
     from eventbus.stream import EventStream
 
 MOST_PUMPS: Final = 32
 """Pumps that are scheduled at once; handlers that wait are not counted."""
-MOST_RESTS: Final = 10
-"""How often that pause is begun again because the loop was held up meanwhile."""
 REST_SECONDS: Final = 0.01
 """The pause after a cancellation from outside, in case the loop is being closed."""
+REST_TURNS: Final = 20
+"""How many turns of the loop follow it: one that was held up for so long may not have had any."""
 
 
 async def _canary(sung: list[bool]) -> AsyncGenerator[None]:
@@ -56,6 +58,10 @@ def _step(generator: AsyncGenerator[None]) -> None:
     """Run an async generator that does not wait to its next ``yield``, or to its end."""
     with contextlib.suppress(StopIteration, StopAsyncIteration):
         generator.asend(None).send(None)
+
+
+def _tell_accepted(log: Log, hook: Hook, receipt: Receipt, deliveries: int) -> None:
+    log.call(hook.accepted, receipt.event, deliveries)
 
 
 class Engine:
@@ -90,7 +96,14 @@ class Engine:
         hooks = tuple(hooks)
         self._log = Log(name, hooks)
         self._observe = self._log.call
-        self._accept_observers = observers(hooks, "accepted")
+        self._witnesses: tuple[Callable[[Receipt, int], object], ...] = tuple(
+            partial(_tell_accepted, self._log, hook) for hook in observers(hooks, "accepted")
+        )
+        """Told of each publication and of how many deliveries it has, once it is accepted."""
+        self._failure_witnesses: tuple[
+            Callable[[DeadLetter, Subscription, Receipt], object], ...
+        ] = ()
+        """Told of each delivery that failed for good, after the log. They do not raise."""
         self._observers = observers(hooks, "attempt_started", "attempt_ended", "delivery_ended")
 
         self._index: Index[Subscription] = Index()
@@ -106,6 +119,8 @@ class Engine:
         """Somebody may not publish: `_refuse` knows who."""
         self._last_report: CloseReport | None = None
         self._last_loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+        self._serial = next(serials)
+        """The order in which buses were made."""
         self._start_empty()
         instances.add(self)
 
@@ -200,13 +215,11 @@ class Engine:
         def begin() -> None:
             _step(canary)
 
-        def wake_up(due: float, patience: int) -> None:
+        def wake_up(turns: int) -> None:
             if sung or self._loop is not loop:
                 return
-            now = loop.time()
-            if patience and now > due + REST_SECONDS:
-                # Something kept the loop from turning, so it has not had the rest it needs.
-                loop.call_later(REST_SECONDS, wake_up, now + REST_SECONDS, patience - 1)
+            if turns:
+                loop.call_soon(wake_up, turns - 1)
                 return
             _step(canary)
             self._pump_ended()
@@ -214,7 +227,7 @@ class Engine:
         # The loop's own timer, whatever the bus's clock: a loop that is being closed does not get
         # to it, unless it waits for its threads first. By then its generators are closed.
         loop.call_soon(begin)
-        loop.call_later(REST_SECONDS, wake_up, loop.time() + REST_SECONDS, MOST_RESTS)
+        loop.call_later(REST_SECONDS, wake_up, REST_TURNS)
 
     def _fell_quiet(self) -> None:
         """No pump, nothing open: wake who waited for that, and let go of the loop."""

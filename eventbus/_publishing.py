@@ -205,7 +205,7 @@ class Publishing(Engine):
             submitted.accept = future.set_result
             submitted.fail = future.set_exception
 
-    def _submit(  # noqa: C901 - unrolled, see below
+    def _submit(  # noqa: C901, PLR0912 - unrolled, see below
         self,
         topic: str | Topic[Any],
         data: Any,
@@ -231,7 +231,7 @@ class Publishing(Engine):
         receipt = new_receipt(self, event, copy_context(), now)
 
         subscriptions = route.subscriptions
-        if not route.plain or self._accept_observers or (self._full and _any_full(subscriptions)):
+        if not route.plain or (self._full and _any_full(subscriptions)):
             return self._submit_carefully(receipt, subscriptions, inside, wait)
 
         # Everybody has room and nobody must be asked. This is `_admission.commit`, unrolled.
@@ -248,6 +248,8 @@ class Publishing(Engine):
             self._unhandled += 1
             receipt._context = None
             self._resume()
+            for witness in self._witnesses:
+                witness(receipt, 0)
             return receipt
         self._open += 1
         ready = self._ready
@@ -266,6 +268,8 @@ class Publishing(Engine):
             _deadlock.waiting.grew(receipt)
         if not self._pumps:
             self._start_pump()
+        for witness in self._witnesses:
+            witness(receipt, total)
         return receipt
 
     def _submit_carefully(

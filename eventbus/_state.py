@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import weakref
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,8 @@ COUNTS: Final = ("accepted", "handled", "failed", "dropped", "cancelled")
 
 instances: weakref.WeakSet[Engine] = weakref.WeakSet()
 """Every bus of this process."""
+
+serials = itertools.count()
 
 
 def every_bus() -> list[Engine]:

@@ -49,6 +49,10 @@ def _ended(delivery: Delivery, task: asyncio.Task[None]) -> None:
         _ends.end(delivery, "cancelled", rest=True)
 
 
+run_in_thread = to_thread.run_sync
+"""What brings a function to a thread. A simulation, which has none, puts its own in this place."""
+
+
 class ThreadLimit:
     """How many handlers of a bus may be in threads, on one event loop."""
 
@@ -79,7 +83,7 @@ async def _carry(delivery: Delivery, context: Context) -> None:
             delivery.started = work.began
         _ends.start_timeout(delivery)
         loop = asyncio.get_running_loop()
-        error, again = await to_thread.run_sync(
+        error, again = await run_in_thread(
             _run, delivery, context, loop, limit, token, limiter=limit.workers
         )
     except (asyncio.CancelledError, Exception) as stopped:

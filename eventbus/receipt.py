@@ -97,7 +97,8 @@ class Receipt:
     _pending_nested: int
     """On a root: the deliveries of its unfinished nested publications."""
     _waiters: list[tuple[asyncio.Future[None], bool]] | None
-    """Who waits, each with a future of its own, and whether for the cascade too."""
+    """Who waits, each with a future of its own, and whether for the cascade too; None until
+    somebody asks for the outcomes."""
     _redelivered: bool
 
     @property
@@ -122,6 +123,8 @@ class Receipt:
         ``WrongLoop`` on another event loop than the one on which the deliveries run.
         Cancelling it leaves the deliveries, and other waiters, as they are.
         """
+        if self._waiters is None:
+            self._waiters = []
         while not (self.cascade_done if cascade else self.done):
             wait = Wait(receipt=self, cascade=cascade)
             with _deadlock.waiting(wait):
@@ -140,8 +143,7 @@ class Receipt:
             return  # what was pending on a closed loop has just been given up
         future = wait.future = loop.create_future()
         entry = (future, wait.cascade)
-        if self._waiters is None:
-            self._waiters = []
+        assert self._waiters is not None
         self._waiters.append(entry)
         try:
             await future
