@@ -27,7 +27,8 @@ import pytest
 
 import eventbus._pump
 import eventbus._state
-from eventbus import EventBus, Subscription
+from eventbus import EventBus
+from eventbus.testing._watch import unbalanced
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -97,9 +98,9 @@ def _new_eager_loop() -> asyncio.AbstractEventLoop:
 
 
 @pytest.fixture
-async def bus() -> AsyncIterator[EventBus]:
-    """A fresh bus, entered; it drains when the test ends."""
-    async with EventBus() as bus:
+async def bus(bus: EventBus) -> AsyncIterator[EventBus]:
+    """The kit's own bus, entered."""
+    async with bus:
         yield bus
 
 
@@ -124,13 +125,4 @@ def accounts(
     yield seen
     for engine in {*seen, *eventbus._state.instances} - before:
         if isinstance(engine, EventBus):
-            assert_balanced(engine)
-
-
-def assert_balanced(bus: EventBus) -> None:
-    """Assert P6: what was accepted has ended in one of four ways, or is pending."""
-    owners: list[EventBus | Subscription] = [bus, *bus.subscriptions]
-    for owner in owners:
-        s = owner.statistics()
-        ends = s.handled + s.failed + s.dropped + s.cancelled
-        assert s.accepted == ends + s.pending, f"the accounts of {owner!r} do not balance: {s}"
+            assert unbalanced(engine) == []

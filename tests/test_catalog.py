@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eventbus.catalog import Catalog
+from eventbus.catalog import Catalog, _Likeness, _patterns_like
 from eventbus.errors import EventBusError, OptionError, PatternError, TopicError, UnknownTopic
 from eventbus.payment_kit import PAYMENT_KIT
 from eventbus.topics import Topic, matches
@@ -220,12 +220,81 @@ def test_suggestions_are_good(text: str, _: str) -> None:
     assert len(set(suggestions)) == len(suggestions)
 
 
+LIKENESS = [
+    # The same but for case and separators, with something before or after it.
+    ("A_b", "a.b", 1),
+    ("b", "a.b", 0.95),
+    ("x.a.b", "a.b", 0.95),
+    ("a", "a.b", 0.8),
+    ("a", "ab.c", 0),
+    # A slip of the pen: difflib's ratio; nine tenths of it where the first tokens are left out.
+    ("invoice.piad", "invoice.paid", 11 / 12),
+    ("piad", "invoice.paid", 0.9 * 0.75),
+    ("invoice.pai", "stripe.invoice.paid", 0.9 * 22 / 23),
+    ("stripe.invoice.pad", "invoice.paid", 22 / 30),
+    ("abcxy", "abcvw", 0.6),
+    ("abc", "abcdefg", 0.6),
+    ("abc", "abcdefgh", 0),
+    # Only the last token is another: from 0.6, and up to 0.8 for its own likeness.
+    ("invoice.xxxx", "invoice.paid", 2 / 3),
+    ("ab.wxyz", "ab.klmn", 0.6),
+    ("ab.wxyz", "q.ab.klmn", 0.6),
+    ("b.wxmn", "b.klmn", 0.7),
+    ("b.wxmn", "a.b.klmn", 0.7),
+    ("a.b.wxyzmn", "a.b.klopmn", 2 / 3),
+    ("b.wxmn", "a.c.klmn", 0),
+    ("wxmn", "klmn", 0),
+    # Nothing but wildcards is like the same alone.
+    ("*", "**", 1),
+    ("*", "a.*", 0),
+    ("a", "**", 0),
+]
+
+
+@pytest.mark.parametrize(("text", "name", "score"), LIKENESS)
+def test_likeness_is_a_number(text: str, name: str, score: float) -> None:
+    """How near a name is to a text decides what is suggested, and how surely."""
+    assert _Likeness(text).to(name) == pytest.approx(score)
+
+
+def test_letters_that_are_frequent_count_in_long_texts() -> None:
+    """difflib passes over them beyond 200 letters, unless it is told not to."""
+    assert _Likeness("a" * 240).to("b" + "a" * 240) == pytest.approx(480 / 481)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "patterns"),
+    [
+        ("*", "a.b", ["**"]),
+        ("**.*", "a.b", ["**"]),
+        ("a.**", "a.b.c", ["a.**", "a.b.**"]),
+        ("a.b.**", "a.b", ["a.**"]),
+        ("a.**", "a", []),
+        ("a.*", "a.b.c", ["a.b.*", "a.**"]),
+        ("a.b.x.*", "a.b.c.d.e", ["a.b.c.d.*", "a.b.c.**"]),
+        ("a.*.c", "x.a.b.c", ["x.a.*.c"]),
+        ("*.x", "a.b.c", ["a.*.c"]),
+        ("*.x.y", "a.b.c", ["*.b.c"]),
+        ("x.a.*", "a.b", ["a.*", "a.b"]),
+        ("a.*.*", "a.b", ["*.*", "a.*"]),
+        ("a.*.b", "a.b", ["*.b", "a.*"]),
+    ],
+)
+def test_patterns_that_may_be_meant(text: str, name: str, patterns: list[str]) -> None:
+    """A text with wildcards is compared with patterns that match a name, and not with names."""
+    assert list(_patterns_like(text, name)) == patterns
+    assert all(matches(pattern, name) for pattern in patterns)
+
+
 def test_did_you_mean_is_a_sentence() -> None:
     """One name if that is nearly sure, else up to three; it can be appended to any sentence."""
     catalog = Catalog(["a.paid", "b.paid", "c.sent", "c.seen", "c.held"])
     assert catalog.did_you_mean("A.Paid") == " Did you mean 'a.paid'?"
     assert catalog.did_you_mean("paid") == " Did you mean 'a.paid' or 'b.paid'?"
     assert catalog.did_you_mean("c.xxxx") == " Did you mean 'c.sent', 'c.seen' or 'c.held'?"
+    assert Catalog(["c.sand", "c.sent", "c.salt"]).did_you_mean("c.sort") == (
+        " Did you mean 'c.sent', 'c.salt' or 'c.sand'?"
+    )
     assert PAYMENT_KIT.suggest("refund.*.*") == ["refund.*"]
     assert PAYMENT_KIT.did_you_mean("subscription.created") == (
         " Did you mean 'customer.subscription.created'?"

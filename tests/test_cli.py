@@ -21,7 +21,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-import anyio
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -31,7 +30,7 @@ from eventbus.cli import _feed, _lines, _show, app
 from eventbus.cli._feed import Feed
 from eventbus.cli._lines import BadLine, Splitter, parse_line
 from eventbus.payment_kit import PAYMENT_KIT
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 
 SHOP = """
     from eventbus import Event, EventBus
@@ -514,9 +513,9 @@ class TestFeed:
         task = asyncio.create_task(feed.run())
         await started
         await ended
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         clock.advance(60)
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         go_on.set_result(None)
         await task
         assert bus.statistics().handled == 1
@@ -536,9 +535,9 @@ class TestFeed:
         task = asyncio.create_task(feed.run())
         await started
         task.cancel()
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         clock.advance(1.9)
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         assert not task.done()
         clock.advance(0.2)
         await task
@@ -734,7 +733,7 @@ class TestProcess:
                 print("handled", flush=True)
         """)
         process = subprocess.Popen(
-            [sys.executable, "-m", "eventbus", "run", f"{name}:bus", "--from", "-"],
+            [sys.executable, "-c", INTERRUPTIBLE, "run", f"{name}:bus", "--from", "-"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -753,6 +752,14 @@ class TestProcess:
         assert statistics(out)["tell"]["handled"] == 1
         assert err == "eventbus: interrupted; the rest of the input was not published\n"
 
+
+# What a shell runs in the background ignores Ctrl-C, and so does all that is run from there.
+INTERRUPTIBLE = """
+import signal
+from eventbus.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
 
 START = """
 import sys

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from eventbus import BusClosed, CloseReport, Event, EventBus, OptionError, Retry
-from eventbus.testing import FakeClock
+from eventbus import BusClosed, CloseReport, Event, EventBus, Hook, OptionError, Outcome, Retry
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, turns, within
 
 
@@ -78,6 +78,51 @@ async def test_what_happened_before_the_bus_was_entered_is_in_the_report() -> No
     async with bus:
         await bus.publish("a")
     assert (await bus.aclose()).handled == 1
+
+
+async def test_observers_are_told_what_a_close_has_not_begun() -> None:
+    """Each delivery that the end of the grace period cancels has an outcome."""
+    told: list[tuple[object, str, int]] = []
+
+    class Observer(Hook):
+        def delivery_ended(self, event: Event[Any], outcome: Outcome) -> None:
+            told.append((event.data, outcome.status, outcome.attempts))
+
+    bus = EventBus(hooks=[Observer()])
+
+    async def wait(_: Event[Any]) -> None:
+        await asyncio.Event().wait()
+
+    bus.subscribe(wait)
+    for number in range(3):
+        await bus.publish("a", number)
+    await wait_all_tasks_blocked()
+    await within(bus.aclose(grace=0))
+    assert sorted(told, key=str) == [(0, "cancelled", 1), (1, "cancelled", 0), (2, "cancelled", 0)]
+
+
+@pytest.mark.parametrize("again", ["error", "cancelled"])
+async def test_nothing_is_tried_again_once_the_grace_period_is_over(again: str) -> None:
+    """A handler that answers its cancellation with an error has failed with it, for good."""
+    attempts: list[int] = []
+    bus = EventBus()
+
+    async def stubborn(_: Event[Any]) -> None:
+        attempts.append(1)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if again == "error":
+                raise ValueError from None
+            raise
+
+    bus.subscribe(stubborn, retry=Retry(initial=0, jitter=0))
+    receipt = await bus.publish("a")
+    await wait_all_tasks_blocked()
+    await within(bus.aclose(grace=0))
+    (outcome,) = await receipt.outcomes()
+    assert outcome.status == ("failed" if again == "error" else "cancelled")
+    assert attempts == [1]
 
 
 async def test_who_has_left_is_in_the_report() -> None:

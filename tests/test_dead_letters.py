@@ -6,11 +6,10 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
-import anyio
 import pytest
 
 from eventbus import BusClosed, DeadLetter, DeadLetters, Event, EventBus, NotSubscribed, OptionError
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, balances, turns, within
 
 
@@ -145,7 +144,7 @@ async def test_cancelled_and_dropped_deliveries_are_no_letters() -> None:
 
     sub = bus.subscribe(handler, capacity=1, overflow="drop_newest")
     await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a")
     await bus.publish("a")
     sub.unsubscribe()
@@ -232,7 +231,7 @@ async def test_a_redelivery_waits_for_room() -> None:
 
     (letter,) = await fail(bus, "x")
     await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a")
     given_up = asyncio.create_task(bus.redeliver(letter))
     waiting = asyncio.create_task(bus.redeliver(letter))
@@ -285,6 +284,36 @@ async def test_a_subscription_that_has_left_gets_nothing_again() -> None:
     assert bus.statistics().pending == 0
 
 
+async def test_a_letter_of_nobody_goes_to_nobody() -> None:
+    """One that an application has made itself belongs to no subscription by number."""
+    bus = EventBus()
+    seen: list[object] = []
+    for name in ("first", "second"):
+        bus.subscribe(seen.append, name=name)
+    (receipt,) = [await bus.publish("a")]
+    await within(receipt.outcomes())
+    seen.clear()
+    letter = DeadLetter(receipt.event, "third", Boom(), 1, 0.0)
+    with pytest.raises(NotSubscribed):
+        await bus.redeliver(letter)
+    await within(bus.settle())
+    assert seen == []
+
+
+async def test_a_chosen_name_is_known_by_its_text() -> None:
+    """Whoever subscribes under it anew gets the letter, wherever the text came from."""
+    bus = EventBus()
+    sub = bus.subscribe(Mended().handle, name="billing")
+    (letter,) = await fail(bus, "x")
+    sub.unsubscribe()
+    mended = Mended()
+    mended.broken = False
+    bus.subscribe(mended.handle, name=str(b"billing", "ascii"))
+    (outcome,) = await within((await bus.redeliver(letter)).outcomes())
+    assert outcome.status == "handled"
+    assert list(bus.dead_letters) == []
+
+
 async def test_a_subscription_that_leaves_meanwhile_gets_nothing_again() -> None:
     """One that unsubscribes while the redelivery waits for room ends the wait with the error."""
     bus = EventBus()
@@ -298,7 +327,7 @@ async def test_a_subscription_that_leaves_meanwhile_gets_nothing_again() -> None
     sub = bus.subscribe(handler, capacity=1)
     (letter,) = await fail(bus, "x")
     await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a")
     waiting = asyncio.create_task(bus.redeliver(letter))
     await turns(2)
@@ -352,12 +381,12 @@ async def test_a_redelivery_that_is_cancelled_while_it_waits_leaves_the_letter()
     await within(bus.publish_and_wait("a", "bad"))
     (letter,) = bus.dead_letters
     await bus.publish("a", "runs")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a", "queued")
     waiting = asyncio.create_task(bus.redeliver(letter))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     waiting.cancel()
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert waiting.cancelled()
     assert list(bus.dead_letters) == [letter]
     release.set()

@@ -37,7 +37,7 @@ from eventbus import (
 )
 from eventbus._handler import inspect_handler
 from eventbus._queues import KeyedQueue
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, expect_failure, wait_all_tasks_blocked
 from tests.helpers import LogLines, balances, turns, within
 
 
@@ -79,7 +79,7 @@ def test_a_hook_may_publish_while_a_lost_loop_is_buried() -> None:
     async def lose() -> None:
         for number in range(3):
             await bus.publish("a", number)
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
 
     async def go_on() -> None:
         await bus.publish("other")
@@ -168,10 +168,10 @@ async def test_a_redelivered_event_keeps_its_time_when_it_waits_for_room() -> No
         (letter,) = bus.dead_letters
         time = letter.event.time
         await bus.publish("a", "runs")
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         await bus.publish("a", "queued")
         again = asyncio.create_task(bus.redeliver(letter))
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         assert not again.done()
         clock.advance(100)
         release.set()
@@ -230,14 +230,14 @@ async def test_failed_deliveries_make_no_garbage_for_the_collector(kind: str) ->
         gc.collect()
         gc.disable()
         try:
-            for number in range(50):
+            for number in range(200):
                 await bus.publish("a", number % 3)
             await within(bus.settle())
             found = gc.collect()
         finally:
             gc.enable()
-        assert bus.statistics().failed == 51
-    assert found < 50
+        assert bus.statistics().failed == 201
+    assert found < 200  # a cycle is two objects or more; what other tests have left is less
 
 
 async def test_unsubscribing_ends_what_waits_for_a_thread() -> None:
@@ -248,9 +248,9 @@ async def test_unsubscribing_ends_what_waits_for_a_thread() -> None:
     bus.subscribe(lambda _: release.wait(5), "busy", thread=True)
     sub = bus.subscribe(ran.append, "a", thread=True)
     await bus.publish("busy")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     receipt = await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     sub.unsubscribe()
     assert (sub.statistics().cancelled, sub.statistics().pending) == (1, 0)
     (outcome,) = await within(receipt.outcomes())
@@ -360,13 +360,13 @@ async def test_a_second_close_that_is_cancelled_does_not_hurry_the_first() -> No
     bus = EventBus()
     bus.subscribe(wait)
     receipt = await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     first = asyncio.create_task(bus.aclose())
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     second = asyncio.create_task(bus.aclose())
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     second.cancel()
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert second.cancelled()
     assert not first.done()
     release.set()
@@ -398,16 +398,16 @@ async def test_a_handler_that_is_given_up_in_its_first_step_changes_nothing(kind
     other = bus.subscribe(lambda _: release.wait(), "first")
     sub = bus.subscribe(wait if kind == "async" else pass_the_time, "a", timeout=5)
     await bus.publish("first")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     receipt = bus.publish_nowait("a", 1)
     closing = bus.aclose(grace=1).send(None)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert closing is not None
     report = await within(bus.aclose())
     assert sub.name in report.abandoned
     assert other.statistics().cancelled == sub.statistics().cancelled == 1
     release.set()
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(10)
     (outcome,) = await receipt.outcomes()
     assert outcome.status == "cancelled"
@@ -472,22 +472,22 @@ async def test_a_thread_that_begins_late_runs_nothing(
 
         return await run_sync(begin, limiter=limiter)
 
-    monkeypatch.setattr("eventbus._threads.to_thread.run_sync", late)
+    monkeypatch.setattr("eventbus._threads.run_in_thread", late)
     bus = EventBus(clock=clock)
     bus.subscribe(ran.append, thread=True, timeout=1)
     receipt = await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert await asyncio.get_running_loop().run_in_executor(None, waits.wait, 5)
     if end == "cancel":
         (task,) = [each for each in asyncio.all_tasks() if each.get_name() == "eventbus-thread"]
         task.cancel()
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
     else:
         clock.advance(1)
     gate.set()
     (outcome,) = await within(receipt.outcomes())
     await within(bus.settle())
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await asyncio.get_running_loop().run_in_executor(None, waits.wait, 5)
     assert outcome.status == ("cancelled" if end == "cancel" else "failed")
     assert ran == []
@@ -533,12 +533,12 @@ async def test_a_redelivery_that_is_cancelled_while_it_waits_leaves_its_letter()
     await within(bus.publish_and_wait("a", "bad"))
     (letter,) = bus.dead_letters
     await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a")
     again = asyncio.create_task(bus.redeliver(letter))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     again.cancel()
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert list(bus.dead_letters) == [letter]
     release.set()
     await within(bus.settle())
@@ -694,7 +694,7 @@ async def test_a_validator_of_a_stream_may_publish_and_may_break(bus: EventBus) 
         assert (await within(anext(events))).data == "second"
         assert events.lagged == 1
         bus.publish_nowait("a", "broken")
-        with pytest.raises(LookupError):
+        with expect_failure(bus, LookupError, handler="stream"), pytest.raises(LookupError):
             await within(anext(events))
     assert checked == ["first", "second", "broken"]
 
@@ -707,9 +707,9 @@ async def test_a_delivery_that_ended_as_its_thread_came_free_does_not_begin() ->
     bus.subscribe(lambda _: release.wait(5), "busy", thread=True)
     sub = bus.subscribe(lambda event: ran.append(event.data), "a", thread=True)
     await bus.publish("busy")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     receipt = await bus.publish("a", 1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     (delivery,) = sub._running_deliveries()
     _ends.end(delivery, "cancelled")
     release.set()

@@ -7,6 +7,7 @@ import copy
 import enum
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -18,8 +19,8 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from eventbus import Event, EventBus
-from eventbus.testing import FakeClock
+from eventbus import Event, EventBus, _identity
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import within
 
 MOMENT = datetime(2024, 5, 17, 12, 30, tzinfo=UTC)
@@ -43,6 +44,39 @@ def full_event() -> Event[Any]:
 async def published(bus: EventBus, **fields: Any) -> Event[Any]:
     receipt = await bus.publish("invoice.paid", {"amount": 3}, **fields)
     return receipt.event
+
+
+# An identity.
+
+
+def test_an_id_is_made_of_the_era_and_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fork begins an era: its numbers have a prefix of their own, earlier ones keep theirs."""
+    monkeypatch.setattr(_identity, "_first_serials", [0, 10, 20])
+    monkeypatch.setattr(_identity, "_prefixes", ["p", "q", "r"])
+    ids = [_identity.identity(serial) for serial in (1, 9, 10, 19, 20, 0xABCDEF012)]
+    assert ids == [
+        *("evt_p00000001", "evt_p00000009", "evt_q0000000a"),
+        *("evt_q00000013", "evt_r00000014", "evt_rabcdef012"),
+    ]
+
+
+async def test_a_copy_of_an_event_knows_its_delivery(bus: EventBus) -> None:
+    """Events are the same if their ids are, and not only if they are one object."""
+    found: list[object] = []
+
+    @bus.on("invoice.paid")
+    async def handler(event: Event[Any]) -> None:
+        found.append(pickle.loads(pickle.dumps(event)).delivery is event.delivery)  # noqa: S301
+
+    await published(bus, id=str(b"evt_1", "ascii"))
+    await within(bus.settle())
+    assert found == [True]
+
+
+async def test_an_id_has_eighty_random_bits(bus: EventBus) -> None:
+    """Twenty hexadecimal digits of chance, and eight of a number that is not very large."""
+    assert re.fullmatch(r"evt_[0-9a-f]{28}", (await published(bus)).id)
+    assert {len(prefix) for prefix in _identity._prefixes} == {20}
 
 
 # A value.
@@ -219,11 +253,11 @@ async def test_the_time_is_that_of_acceptance() -> None:
         await gate.wait()
 
     await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a")
     waiting = asyncio.create_task(bus.publish("a"))
     dated = asyncio.create_task(bus.publish("a", time=MOMENT))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(3)
     gate.set()
     assert (await within(waiting)).event.time == MOMENT + timedelta(seconds=3)

@@ -2,7 +2,9 @@
 
 README.md: each ``python`` block runs as a program of its own, with ``await`` allowed at the top
 level. A block after the comment ``<!-- continues -->`` goes on with the names of the block before
-it. Commands and code of other languages are not run; there is no way to exempt a ``python`` block.
+it. Blocks that begin with the name of a file, such as ``# test_billing.py``, are that file; they
+are one project, whose tests run. Commands and code of other languages are not run; there is no way
+to exempt a ``python`` block.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import doctest
 import importlib
 import inspect
 import re
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -25,6 +28,7 @@ README = Path(__file__).parent.parent / "README.md"
 PACKAGE = Path(__file__).parent.parent / "eventbus"
 LEAST_BLOCKS = 15
 NOT_RUN = {"bash", "console", "js", "json", "jsonl", "text", "toml"}
+FILE_NAME = re.compile(r"# (\w+\.py)\n")
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
 
 
@@ -36,6 +40,12 @@ class Block(NamedTuple):
     language: str
     continues: bool
     code: str
+
+    @property
+    def file(self) -> str | None:
+        """The name of the file that this block is, if it says so."""
+        name = FILE_NAME.match(self.code)
+        return name and name[1]
 
 
 def parse_blocks(text: str) -> list[Block]:
@@ -66,7 +76,7 @@ def chain(blocks: list[Block]) -> list[list[Block]]:
     """The ``python`` blocks, those together that share their names."""
     chains: list[list[Block]] = []
     for block in blocks:
-        if block.language == "python":
+        if block.language == "python" and not block.file:
             if block.continues:
                 chains[-1].append(block)
             else:
@@ -105,6 +115,28 @@ BLOCKS = parse_blocks(README.read_text(encoding="utf-8")) if README.exists() els
 def test_readme(blocks: list[Block], monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python of the README runs as it stands."""
     run_chain(blocks, str(README), monkeypatch)
+
+
+def test_readme_project(tmp_path: Path) -> None:
+    """The application that the README tests has tests that pass, warnings being errors."""
+    files = {block.file: block.code for block in BLOCKS if block.file}
+    for name, code in files.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    assert sum(name.startswith("test_") for name in files) == 2
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+        "filterwarnings = error\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    tests = sum(code.count("def test_") for code in files.values())
+    assert f"{tests} passed" in ran.stdout
 
 
 @pytest.mark.skipif(not README.exists(), reason="there is no README.md")

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from eventbus import Event, EventBus, HandlerTimeout, Retry
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import within
 
 
@@ -149,13 +149,13 @@ async def test_a_bus_waits_by_it() -> None:
     bus = EventBus(clock=clock)
     bus.subscribe(hang, timeout=30, retry=Retry(attempts=2, initial=50, jitter=0))
     receipt = await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert clock.next_timer == 30
     clock.advance(30)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert clock.next_timer == 50
     clock.advance(50)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(30)
     (outcome,) = await within(receipt.outcomes())
     assert attempts == [0, 80]

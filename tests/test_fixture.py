@@ -84,6 +84,7 @@ async def test_a_global_bus_goes_from_loop_to_loop(global_bus: EventBus, round_:
     loop = asyncio.get_running_loop()
     assert loop not in LOOPS
     LOOPS.append(loop)
+    before = global_bus.statistics().events
 
     async def handler(event: Event[Any]) -> None:
         await turns(2)
@@ -93,7 +94,7 @@ async def test_a_global_bus_goes_from_loop_to_loop(global_bus: EventBus, round_:
     await within(global_bus.publish_and_wait("a", round_, check=True))
     await global_bus.publish("a", "left for the drain")
     assert seen == [round_]
-    assert global_bus.statistics().events == 2 * round_
+    assert global_bus.statistics().events == before + 2
 
 
 @pytest.fixture(scope="module")

@@ -453,6 +453,21 @@ async def test_an_annotation_may_name_what_a_closure_holds() -> None:
     assert payload.model is Local
 
 
+def test_a_name_that_a_closure_has_not_yet_does_not_hide_the_next() -> None:
+    """Of what the handler uses, only what its annotation names must be there."""
+
+    class Local(BaseModel):
+        amount: int
+
+    def handler(event: Event[Local]) -> object:
+        return Local, Alater
+
+    payload = EventBus().subscribe(handler)._payload
+    assert payload is not None
+    assert payload.model is Local
+    Alater = None  # noqa: N806 - it comes before Local in the alphabet, as closures go
+
+
 # Names.
 
 

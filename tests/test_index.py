@@ -15,7 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus import _index
-from eventbus._index import GENERATION_REFERENCES, GENERATION_TOPICS, Generations, Index, Route
+from eventbus._index import (
+    GENERATION_REFERENCES,
+    GENERATION_TOPICS,
+    Generations,
+    Index,
+    Route,
+    Slot,
+)
 from eventbus.topics import matches
 
 
@@ -229,6 +236,23 @@ def test_many_subscribers_of_one_pattern(pattern: str) -> None:
     while checked.listeners:
         checked.remove(-1)
     checked.check_empty()
+
+
+def test_a_slot_changes_its_form_rarely() -> None:
+    """A tuple up to 32 members, a dictionary above, and a tuple again only at half of that."""
+    slot: Slot[Any] = Slot(())
+    members = [Listener(number) for number in range(34)]
+    forms = []
+    for member in members:
+        slot.add(member)
+        forms.append(slot._many is None)
+    assert forms == [True] * 32 + [False] * 2
+    forms.clear()
+    for member in members:
+        slot.remove(member)
+        forms.append(slot._many is None)
+    assert forms == [False] * 17 + [True] * 17
+    assert not slot
 
 
 def test_order_of_subscription() -> None:

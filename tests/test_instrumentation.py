@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import anyio
 import pytest
 import structlog
 
 import eventbus.instrumentation
 from eventbus import Event, EventBus, Hook, LogHook, LogLine, OptionError, Outcome, Retry
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import balances, turns, within
 
 SECRET = "4242-4242-4242-4242"
@@ -108,12 +107,12 @@ class Story:
                 await self.pass_time(1)
             await asyncio.gather(closing, waiting, return_exceptions=True)
         self.over.set()
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
 
     async def pass_time(self, seconds: float) -> None:
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         self.clock.advance(seconds)
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
 
     async def fails(self, event: Event[Any]) -> None:
         raise ValueError("the card was declined")
@@ -450,7 +449,7 @@ def test_a_hook_that_overrides_nothing_costs_nothing() -> None:
     """The bus looks once which methods are overridden."""
     bus = EventBus(hooks=[Hook(), Recorder()])
     assert bus._observers == ()
-    assert bus._accept_observers == ()
+    assert bus._witnesses == ()
     assert bus.subscribe(lambda event: None, "a")._direct
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -24,6 +25,29 @@ def test_describe_says_what_where_and_how() -> None:
     assert info.registered != info.handler
     assert info.options == {"concurrency": 3}
     assert str(info) == f"ship <- a.*, b concurrency=3 [{__file__}:{line}]"
+
+
+def test_describe_leaves_out_what_is_as_ever() -> None:
+    """An option that was given its default value is none that tells anything."""
+    bus = EventBus()
+    overflow: Any = str(b"block", "ascii")  # equal, and not the same object
+    bus.subscribe(ship, capacity=int("1024"), overflow=overflow)
+    (info,) = bus.describe()
+    assert info.options == {}
+
+
+def test_what_is_told_is_a_value() -> None:
+    """Nobody can change what another reads."""
+    bus = EventBus()
+    bus.subscribe(ship, "a")
+    bus.subscribe(ship, "a.*")
+    explanation = bus.explain("a.b.c")
+    values: list[Any] = [*bus.describe(), explanation, *explanation.near_misses]
+    values += bus.explain("a").reached
+    for value in values:
+        for field in dataclasses.fields(value):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(value, field.name, "another")
 
 
 async def test_describe_shows_streams_without_a_handler(bus: EventBus) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import anyio
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -28,7 +27,7 @@ from hypothesis.stateful import (
 
 from eventbus import Event, EventBus, Receipt, Subscription, WouldBlock, matches
 from eventbus.subscription import Overflow  # noqa: TC001 - hypothesis resolves annotations
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 
 TOPICS = ("a", "a.b", "c")
 PATTERNS = ("a", "a.b", "c", "*", "a.*", "**")
@@ -305,12 +304,12 @@ class BusMachine(RuleBasedStateMachine):
         index = data.draw(st.sampled_from(range(len(self.model.line))))
 
         async def step() -> None:
-            await anyio.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             if index < len(self.model.line):
                 waiting = self.model.line.pop(index)
                 assert waiting.task is not None
                 waiting.task.cancel()
-                await anyio.wait_all_tasks_blocked()
+                await wait_all_tasks_blocked()
                 assert waiting.task.cancelled()
 
         self.run(step())
@@ -332,7 +331,7 @@ class BusMachine(RuleBasedStateMachine):
         """Nothing that could begin is left."""
 
         async def step() -> None:
-            await anyio.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
 
         self.run(step())
         for _, listener in self.pairs:

@@ -215,6 +215,8 @@ def test_an_error_is_short() -> None:
     with pytest.raises(PayloadError, match=r"; and 90 more$") as caught:
         payload(list[int]).validate(["x"] * 100, "x")
     assert len(caught.value.errors) == 100
+    with pytest.raises(PayloadError, match=r"9: Input should [^;]*$"):
+        payload(list[int]).validate(["x"] * 10, "x")
     assert str(caught.value).count("Input should be") == 10
     with pytest.raises(PayloadError, match="k…: Input should be") as caught:
         payload(dict[str, int]).validate({"k" * 10_000: "x"}, "x")

@@ -202,6 +202,14 @@ def test_import_loads_only_what_it_needs() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_pytest_plugin_imports_nothing_of_the_package() -> None:
+    """It is loaded in each run of pytest; the package is loaded by tests that ask for a fixture."""
+    source = (ROOT / "pytest_eventbus.py").read_text(encoding="utf-8")
+    imports = find_imports("pytest_eventbus", ast.parse(source), set(module_files()))
+    assert imports
+    assert [each for each in imports if not each.late] == []
+
+
 # ---- Public names
 
 
@@ -371,8 +379,13 @@ def find_tests(tree: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
     ]
 
 
+VIRTUAL_TIME = re.compile(r"^# virtual time: \w", re.MULTILINE)
+
+
 def real_sleeps(source: str) -> list[int]:
     """The lines that sleep on the real clock for a time other than 0, and give no reason."""
+    if VIRTUAL_TIME.search(source):
+        return []
     tree = ast.parse(source)
     sleepers = {f"{module}.sleep" for module in SLEEPERS}
     for node in ast.walk(tree):
@@ -400,7 +413,8 @@ def test_every_test_says_what_it_shows(path: Path) -> None:
 def test_no_test_sleeps_on_the_real_clock(path: Path) -> None:
     """Tests order things by events and by simulated time; an exception states its reason.
 
-    It is a comment on the line of the sleep: ``# real clock:`` and the reason.
+    It is a comment on the line of the sleep: ``# real clock:`` and the reason. A file whose sleeps
+    are all on a simulated loop says so at its head: ``# virtual time:`` and why.
     """
     assert real_sleeps(path.read_text(encoding="utf-8")) == []
 

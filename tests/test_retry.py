@@ -6,13 +6,12 @@ import math
 import pickle
 from typing import Any
 
-import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eventbus import Event, EventBus, OptionError, Retry
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import within
 
 
@@ -169,7 +168,7 @@ async def test_a_bus_waits_as_long_as_its_policy_says() -> None:
 
     receipt = await bus.publish("a")
     for pause in (1, 2, 4):
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         assert clock.next_timer == pause
         clock.advance(pause)
     (outcome,) = await within(receipt.outcomes())
@@ -189,7 +188,7 @@ async def test_an_error_that_is_not_in_on_ends_the_delivery() -> None:
         raise errors.pop(0)
 
     receipt = await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(1)
     (outcome,) = await within(receipt.outcomes())
     assert outcome.attempts == 2
@@ -213,7 +212,7 @@ async def test_a_policy_of_ones_own() -> None:
         raise ValueError
 
     receipt = await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(30)
     (outcome,) = await within(receipt.outcomes())
     assert outcome.attempts == 2

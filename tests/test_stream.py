@@ -8,7 +8,6 @@ import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
-import anyio
 import pytest
 from pydantic import BaseModel
 
@@ -27,6 +26,7 @@ from eventbus import (
     Topic,
     WouldBlock,
 )
+from eventbus.testing import wait_all_tasks_blocked
 from tests.helpers import balances, turns, within
 
 
@@ -55,6 +55,7 @@ async def test_a_stream_is_subscribed_while_its_block_runs() -> None:
     bus = EventBus()
     stream = bus.stream("a")
     assert "new" in repr(stream)
+    assert stream.lagged == 0
     await bus.publish("a", "before")
     async with stream as entered:
         assert entered is stream
@@ -188,10 +189,10 @@ async def test_a_reader_that_waits_is_woken_by_the_next_event() -> None:
     async with bus.stream("a") as stream:
         before = asyncio.all_tasks()
         reader = asyncio.create_task(read(stream, 2))
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         assert asyncio.all_tasks() - before == {reader}
         await bus.publish("a", 1)
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         assert not reader.done()
         await bus.publish("a", 2)
         assert await asyncio.wait_for(reader, 5) == [1, 2]
@@ -512,7 +513,17 @@ async def test_a_predicate_that_raises_fails_that_delivery_and_not_the_stream() 
         await bus.publish("a", 1)
         assert await read(stream, 1) == [1]
         assert stream.subscription.statistics() == SubscriptionStatistics(2, 1, 1, 0, 0, 0)
-    assert isinstance(bus.dead_letters[0].error, ZeroDivisionError)
+    (letter,) = bus.dead_letters
+    assert isinstance(letter.error, ZeroDivisionError)
+    assert letter.attempts == 0
+
+
+async def test_what_the_model_made_is_read_even_if_it_equals_the_data() -> None:
+    """1.0 is equal to 1, and is no int."""
+    bus = EventBus()
+    async with bus.stream(Topic("a", int)) as stream:
+        await bus.publish("a", 1.0)
+        assert type((await within(anext(stream))).data) is int
 
 
 async def test_a_stream_can_be_forgotten_after_it_was_left() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -20,8 +21,9 @@ from eventbus import (
     Retry,
     Subscription,
     WouldDeadlock,
+    _threads,
 )
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, balances, within
 
 
@@ -62,9 +64,9 @@ class Gate:
 
 async def quiet() -> None:
     """Wait until nobody can go on any more without the test."""
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await asyncio.to_thread(lambda: None)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
 
 
 def statuses(outcomes: tuple[Outcome, ...]) -> list[str]:
@@ -222,6 +224,63 @@ async def test_a_timed_out_thread_keeps_its_place_until_it_returns() -> None:
     assert statuses(await within(receipt.outcomes())) == ["handled"]
     assert gate.begun == [1, 2]
     assert gate.most == 1
+    assert bus._stuck_threads == 0
+
+
+async def test_a_thread_at_work_goes_on_when_its_subscription_leaves() -> None:
+    """Only what has not begun ends with it."""
+    gate = Gate()
+    bus = EventBus()
+    sub = bus.subscribe(gate, thread=True)
+    receipts = [await bus.publish("a", number) for number in (1, 2)]
+    await gate.until_begun(1)
+    sub.unsubscribe()
+    assert (sub.statistics().cancelled, sub.statistics().pending) == (1, 1)
+    gate.let()
+    (outcome,) = await within(receipts[0].outcomes())
+    assert (outcome.status, outcome.result, outcome.attempts) == ("handled", 1, 1)
+
+
+async def test_a_wait_for_a_thread_is_a_wait_in_the_queue() -> None:
+    """``queued`` ends as the first attempt begins in its thread; ``ran`` has all attempts."""
+    clock, gate = FakeClock(), Gate()
+    bus = EventBus(clock=clock, threads=1)
+    bus.subscribe(gate, "busy", thread=True)
+    attempts: list[int] = []
+
+    def fail_once(_: Event[Any]) -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise OSError
+
+    bus.subscribe(fail_once, "a", thread=True, retry=Retry(initial=4, jitter=0))
+    await bus.publish("busy")
+    await gate.until_begun(1)
+    receipt = await bus.publish("a")
+    await quiet()
+    clock.advance(3)
+    gate.let()
+    async with asyncio.timeout(5):
+        while clock.next_timer != 4:  # noqa: ASYNC110 - the thread has yet to return
+            await asyncio.sleep(0)
+    clock.advance(4)
+    (outcome,) = await within(receipt.outcomes())
+    assert (outcome.status, outcome.queued, outcome.ran) == ("handled", 3, 4)
+
+
+@pytest.mark.parametrize(("status", "timed_out"), [("cancelled", False), (None, True)])
+async def test_a_thread_that_comes_too_late_runs_nothing(
+    status: str | None, timed_out: bool
+) -> None:
+    """Its delivery has ended, or has been timed out, before the thread could begin."""
+    delivery: Any = SimpleNamespace(
+        status=status, working=lambda: SimpleNamespace(timed_out=timed_out)
+    )
+    loop: Any = SimpleNamespace(call_soon_threadsafe=lambda *_: None)
+    ran: list[object] = []
+    context: Any = SimpleNamespace(run=lambda *_: ran.append(1))
+    answer = _threads._run(delivery, context, loop, _threads.ThreadLimit(1), [None])
+    assert (answer, ran) == ((None, True), [])
 
 
 async def test_a_late_result_changes_nothing() -> None:
@@ -410,7 +469,7 @@ async def test_a_thread_that_cannot_be_started_is_a_failure(
 
     bus.subscribe(lambda _: None, thread=True)
     with monkeypatch.context() as patch:
-        patch.setattr("eventbus._threads.to_thread.run_sync", refuse)
+        patch.setattr("eventbus._threads.run_in_thread", refuse)
         (outcome,) = await within(bus.publish_and_wait("a"))
     assert outcome.status == "failed"
     assert "can't start" in str(outcome.error)

@@ -143,6 +143,9 @@ BAD_PATTERNS = [
     ("a.>", "'>' is reserved; use '**' for the rest of a topic: found at position 1 (character 2)"),
     ("*." * 31 + "*.**", "33 tokens are too deep"),
     ("$a.*", "is reserved for the bus"),
+    ("$a.**", "is reserved for the bus"),
+    ("$a.b.**", "is reserved for the bus"),
+    ("ab*.c", "'*' must be a whole token (no partial wildcard 'ab*') at position 0"),
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 from eventbus import Event, EventBus, PayloadError, Retry, Topic
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, within
 
 
@@ -183,6 +183,18 @@ async def test_payloads_need_not_be_pydantic_models() -> None:
     assert seen.data == [Shipped(1), [1, 2]]
 
 
+async def test_what_the_model_made_is_handed_over_even_if_it_equals_the_data(bus: EventBus) -> None:
+    """1.0 is equal to 1, and is no int."""
+    kinds: list[type] = []
+
+    @bus.on("a")
+    async def handler(event: Event[int]) -> None:
+        kinds.append(type(event.data))
+
+    await within(bus.publish_and_wait("a", 1.0, check=True))
+    assert kinds == [int]
+
+
 async def test_a_validators_own_error_is_a_failure_like_the_handlers() -> None:
     """What is no ``ValidationError`` may pass: it is retried, and the handler runs if it does."""
 
@@ -196,7 +208,7 @@ async def test_a_validators_own_error_is_a_failure_like_the_handlers() -> None:
         seen.append(event.data.amount)
 
     receipt = await bus.publish("a", {"amount": 1})
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(1)
     (outcome,) = await within(receipt.outcomes())
     assert (outcome.status, outcome.attempts, seen) == ("handled", 2, [1])
@@ -216,7 +228,7 @@ async def test_data_that_no_longer_fits_ends_the_retries() -> None:
         raise ValueError
 
     receipt = await bus.publish("a", data)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(1)
     (outcome,) = await within(receipt.outcomes())
     assert runs == [1]

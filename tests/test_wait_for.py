@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import anyio
 import pytest
 from pydantic import BaseModel
 
@@ -18,7 +17,7 @@ from eventbus import (
     PatternError,
     Topic,
 )
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import balances, turns, within
 
 
@@ -143,9 +142,9 @@ async def test_the_timeout_is_measured_by_the_buss_clock() -> None:
     clock = FakeClock()
     bus = EventBus(clock=clock)
     waiting = asyncio.create_task(bus.wait_for("a", "b.*", timeout=5))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(4.999)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert not waiting.done()
     clock.advance(0.001)
     with pytest.raises(TimeoutError, match=r"a, b\.\* within 5 s"):
@@ -159,7 +158,7 @@ async def test_an_event_in_time_stops_the_timer() -> None:
     clock = FakeClock()
     bus = EventBus(clock=clock)
     waiting = asyncio.create_task(bus.wait_for("a", timeout=5))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a")
     await asyncio.wait_for(waiting, 5)
     assert clock.next_timer is None
@@ -172,7 +171,7 @@ async def test_an_event_and_the_timeout_in_one_turn(event_first: bool) -> None:
     clock = FakeClock()
     bus = EventBus(clock=clock)
     waiting = asyncio.create_task(bus.wait_for("a", timeout=5))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     if event_first:
         bus.publish_nowait("a", 1)
     clock.advance(5)
@@ -219,7 +218,7 @@ async def test_closing_the_bus_ends_it_with_bus_closed() -> None:
     clock = FakeClock()
     bus = EventBus(clock=clock)
     waiting = [asyncio.create_task(bus.wait_for("a", timeout=t)) for t in (None, 5)]
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await within(bus.aclose())
     for task in waiting:
         with pytest.raises(BusClosed):
@@ -255,7 +254,7 @@ async def test_cancelling_it_leaves_nothing_behind(with_event: bool) -> None:
     clock = FakeClock()
     bus = EventBus(clock=clock)
     waiting = asyncio.create_task(bus.wait_for("a", timeout=5))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     if with_event:
         bus.publish_nowait("a")
     waiting.cancel()

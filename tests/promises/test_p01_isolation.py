@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import anyio
 import pytest
 
 from eventbus import Event, EventBus, WouldBlock
+from eventbus.testing import wait_all_tasks_blocked
 from tests.helpers import turns, within
 
 Handler = Callable[[Event[Any]], Any]
@@ -118,7 +118,7 @@ async def test_a_hanging_handler_affects_no_other_subscription() -> None:
     bus.subscribe(lambda event: seen.append(event.data))
     for number in range(100):
         await within(bus.publish("a", number))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert seen == list(range(100))
     never.set()
     await within(bus.settle())
@@ -141,7 +141,7 @@ async def test_a_hanging_handler_hangs_one_subscription_of_many_on_the_same_func
     bus.subscribe(handler, name="runs")
     bus.publish_nowait("a", 1)
     bus.publish_nowait("a", 2)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert seen == [("runs", 1), ("runs", 2)]
     never.set()
     await within(bus.settle())
@@ -180,7 +180,7 @@ async def test_a_full_queue_holds_no_publisher_who_does_not_need_it() -> None:
     bus.subscribe(hangs, "slow", capacity=1)
     bus.subscribe(lambda event: seen.append(event.data), "quick", capacity=1)
     await bus.publish("slow")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("slow")
     waiter = asyncio.create_task(bus.publish("slow"))
     await turns(2)
@@ -188,7 +188,7 @@ async def test_a_full_queue_holds_no_publisher_who_does_not_need_it() -> None:
         bus.publish_nowait("slow")
     for number in range(1000):
         await within(bus.publish("quick", number))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert seen == list(range(1000))
     assert not waiter.done()
     never.set()
@@ -208,13 +208,13 @@ async def test_a_publisher_of_two_full_queues_holds_nothing_of_either() -> None:
     bus.subscribe(hangs, "a", capacity=1)
     bus.subscribe(lambda event: seen.append(event.data), "*", capacity=1)
     await bus.publish("a", -2)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a", -1)
     waiter = asyncio.create_task(bus.publish("a", 1000))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     for number in range(100):
         await within(bus.publish("b", number))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert seen == [-2, -1, *range(100)]
     never.set()
     await within(waiter)

@@ -8,11 +8,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 import pytest
 
 from eventbus import Event, EventBus, HandlerErrors, HandlerTimeout, PayloadError, Retry
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, within
 
 
@@ -127,9 +126,9 @@ async def test_a_failure_after_retries_is_one_failure() -> None:
         raise errors[-1]
 
     receipt = await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(0.1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(0.2)
     (outcome,) = await within(receipt.outcomes())
     assert (outcome.attempts, outcome.error) == (3, errors[2])
@@ -148,7 +147,7 @@ async def test_a_time_out_is_a_failure() -> None:
         await asyncio.Event().wait()
 
     task = asyncio.create_task(assert_one_failure(bus, lines, HandlerTimeout))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(5)
     outcome = await within(task)
     assert isinstance(outcome.error, TimeoutError)
@@ -166,6 +165,19 @@ async def test_a_retry_policy_that_raises_hides_nothing() -> None:
     bus.subscribe(raises, retry=Broken())
     outcome = await assert_one_failure(bus, lines, Boom)
     assert "ZeroDivisionError('policy')" in outcome.error.__notes__[0]
+
+
+async def test_a_retry_policy_that_gives_up_leaves_no_note() -> None:
+    """None is an answer, and says nothing about the error."""
+
+    class Never(Retry):
+        def delay(self, attempt: int, error: BaseException, *, random: Callable[[], float]) -> Any:
+            return None
+
+    bus, lines = make_bus()
+    bus.subscribe(raises, retry=Never())
+    outcome = await assert_one_failure(bus, lines, Boom)
+    assert not hasattr(outcome.error, "__notes__")
 
 
 @pytest.mark.parametrize("pause", ["soon", -1.0, float("nan"), float("inf"), True])
@@ -319,7 +331,7 @@ async def test_cancellation_is_not_swallowed_by_the_task_of_a_handler() -> None:
         await asyncio.Event().wait()
 
     receipt = await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     tasks[0].cancel()
     (outcome,) = await within(receipt.outcomes())
     assert (outcome.status, outcome.attempts, outcome.error) == ("cancelled", 1, None)

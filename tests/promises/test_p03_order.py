@@ -7,11 +7,10 @@ import random
 from collections import defaultdict
 from typing import Any
 
-import anyio
 import pytest
 
 from eventbus import Event, EventBus, Retry
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import turns, within
 
 
@@ -110,13 +109,13 @@ async def test_a_delivery_in_its_pause_keeps_its_place() -> None:
     bus.subscribe(lambda event: others.append(event.data))
     for number in range(3):
         bus.publish_nowait("a", number)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert (runs, others) == ([(0, 1)], [0, 1, 2])
     clock.advance(0.999)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert runs == [(0, 1)]
     clock.advance(0.001)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert runs == [(0, 1), (0, 2)]
     clock.advance(2)
     await within(bus.settle())
@@ -138,7 +137,7 @@ async def test_what_a_retried_handler_publishes_comes_in_its_turn() -> None:
 
     bus.subscribe(lambda event: seen.append(f"{event.type}{event.data}"))
     await bus.publish("a", "")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("b", "")
     clock.advance(1)
     await within(bus.settle())
@@ -159,7 +158,7 @@ async def test_a_pause_ends_failed_when_the_subscription_leaves(due: bool) -> No
     sub = bus.subscribe(handler, retry=Retry(initial=1, jitter=0, attempts=9))
     first = bus.publish_nowait("a")
     second = bus.publish_nowait("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     if due:
         clock.advance(1)  # the next attempt is in line, and no pump has begun it
     sub.unsubscribe()
@@ -188,9 +187,9 @@ async def test_a_pause_ends_failed_when_the_grace_period_does() -> None:
     bus.subscribe(handler, "together", retry=Retry(initial=10, jitter=0))
     bus.subscribe(handler, "longer", retry=Retry(initial=11, jitter=0))
     receipts = [bus.publish_nowait("together"), bus.publish_nowait("longer")]
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     closing = asyncio.create_task(bus.aclose(grace=10))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(10)
     report = await within(closing)
     assert (report.failed, report.cancelled, len(errors)) == (2, 0, 2)
@@ -241,7 +240,7 @@ async def test_with_a_key_a_pause_holds_up_its_own_key_alone() -> None:
 
     for data in ("x1", "x2", "y1", "y2"):
         bus.publish_nowait("a", data)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert runs == ["x1", "y1", "y2"]
     clock.advance(1)
     await within(bus.settle())
@@ -262,7 +261,7 @@ async def test_pauses_take_the_places_of_concurrency() -> None:
 
     for number in range(3):
         bus.publish_nowait("a", number)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert runs == [0, 1]
     clock.advance(1)
     await within(bus.settle())
@@ -282,10 +281,10 @@ async def test_with_concurrency_alone_as_many_run_at_once_and_no_more() -> None:
 
     for number in range(5):
         bus.publish_nowait("a", number)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert started == [0, 1, 2]
     gates[2].set()
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert started == [0, 1, 2, 3]
     for gate in gates:
         gate.set()
@@ -349,7 +348,7 @@ async def test_dropping_the_oldest_keeps_the_order_of_the_rest() -> None:
         handler, name="keyed", capacity=3, overflow="drop_oldest", concurrency=2, key=lambda e: "k"
     )
     await bus.publish("a", 0)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     for number in range(1, 10):
         await bus.publish("a", number)
     gate.set()

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import anyio
 import pytest
 from pydantic import BaseModel, field_validator
 
@@ -26,7 +25,7 @@ from eventbus import (
     Subscription,
     SubscriptionStatistics,
 )
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import balances, turns, within
 
 
@@ -389,7 +388,7 @@ async def test_an_abandoned_handler_changes_nothing_when_it_ends(
     await turns(3)
     closing = asyncio.create_task(bus.aclose(grace=1))
     for _ in range(3):
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         clock.advance(1)
     report = await within(closing)
     assert (report.cancelled, report.abandoned) == (1, (subscription.name,))
@@ -398,7 +397,7 @@ async def test_an_abandoned_handler_changes_nothing_when_it_ends(
     assert handler.task is not None
     handler.task.cancel()
     handler.gate.set()
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(100)
     assert handler.ended
     assert bus.statistics() == before
@@ -421,14 +420,14 @@ async def test_everything_thrown_into_one_delivery_ends_it_once() -> None:
 
     subscription = bus.subscribe(handler, "a", timeout=1, retry=Retry(attempts=5))
     receipt = await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(1)
     tasks[0].cancel()
     subscription.unsubscribe()
     closing = asyncio.create_task(bus.aclose(grace=0))
     tasks[0].cancel()
     closing.cancel()
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(5)
     await asyncio.gather(closing, return_exceptions=True)
     clock.advance(100)
@@ -455,7 +454,7 @@ async def test_a_thread_that_returns_late_ends_nothing_again(raises: bool) -> No
     subscription = bus.subscribe(handler, "a", thread=True, timeout=1)
     receipt = await bus.publish("a")
     await asyncio.to_thread(started.wait, 5)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(1)
     outcomes = await within(receipt.outcomes())
     assert [outcome.status for outcome in outcomes] == ["failed"]

@@ -341,12 +341,14 @@ async def test_a_hook_may_unsubscribe_when_a_delivery_is_about_to_start(hook: Le
     bus, seen = EventBus(hooks=[hook]), []
     hook.sub = sub = bus.subscribe(lambda event: seen.append(event.data), "a", capacity=1)
     waiting = asyncio.Task(bus.publish("a", 2))  # never eager: accepted when 1 is taken off
-    await bus.publish("a", 1)
+    receipt = await bus.publish("a", 1)
     hook.armed = True
     await within(bus.settle())
     await within(waiting)
     await within(bus.settle())
     hook.armed = False
+    (outcome,) = await receipt.outcomes()
+    assert (outcome.status, outcome.attempts) == ("cancelled", 0)
     assert seen == []
     assert not sub.active
     assert balances(sub, bus)

@@ -7,11 +7,10 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import anyio
 import pytest
 
 from eventbus import Event, EventBus, HandlerTimeout, Retry
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, turns, within
 
 
@@ -107,12 +106,12 @@ async def test_a_handler_that_ends_frees_its_place(how: str) -> None:
     stage.clean_up = asyncio.Event()
     first = stage.bus.publish_nowait("a", 1)
     stage.bus.publish_nowait("a", 2)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     if how == "cancelled":
         stage.tasks[0].cancel()
     else:
         stage.clock.advance(5)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert stage.began == [1]
     assert not first.done
     stage.clean_up.set()
@@ -128,12 +127,12 @@ async def test_a_place_among_several_is_freed_for_the_next() -> None:
     stage = Stage(timeout=5, concurrency=2)
     for number in range(4):
         stage.bus.publish_nowait("a", number)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.futures[1].set_result(None)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert stage.began == [0, 1, 2]
     stage.clock.advance(5)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert stage.began == [0, 1, 2, 3]
     stage.clock.advance(5)
     await within(stage.bus.settle())
@@ -146,18 +145,18 @@ async def test_a_handler_that_refuses_to_end_is_named_in_the_log() -> None:
     stage.clean_up = asyncio.Event()
     receipt = stage.bus.publish_nowait("a", 1)
     stage.bus.publish_nowait("a", 2)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.clock.advance(5)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.clock.advance(0.9)
     assert stage.lines.named("handler.stubborn") == []
     stage.clock.advance(100)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     (line,) = stage.lines.named("handler.stubborn")
     assert (line.fields["subscription"], line.fields["event_id"]) == ("stubborn", receipt.event.id)
     assert stage.began == [1]
     stage.clean_up.set()
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.futures[1].set_result(None)
     await within(stage.bus.settle())
     assert len(stage.lines.named("handler.stubborn")) == 1
@@ -167,7 +166,7 @@ async def test_one_that_ends_in_time_is_not_named() -> None:
     """No warning about a handler that was quick to clean up."""
     stage = Stage(timeout=5)
     stage.bus.publish_nowait("a", 1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.clock.advance(5)
     await within(stage.bus.settle())
     stage.clock.advance(100)
@@ -179,13 +178,13 @@ async def test_a_timed_out_handler_is_retried_in_its_place() -> None:
     """``timeout`` is for each attempt, and begins anew with it."""
     stage = Stage(timeout=5, retry=Retry(attempts=2, initial=1, jitter=0))
     receipt = stage.bus.publish_nowait("a", 1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.clock.advance(5)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.clock.advance(1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.clock.advance(4.9)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert (stage.began, receipt.done) == ([1, 1], False)
     stage.futures[1].set_result("late, and in time")
     (outcome,) = await within(receipt.outcomes())
@@ -198,13 +197,13 @@ async def test_the_time_out_of_one_attempt_does_not_hit_the_next() -> None:
     """An attempt that failed early takes its time-out with it."""
     stage = Stage(timeout=5, retry=Retry(attempts=2, initial=1, jitter=0))
     receipt = stage.bus.publish_nowait("a", 1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.futures[0].set_exception(ValueError())
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.clock.advance(1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.clock.advance(4.9)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert (stage.began, receipt.done) == ([1, 1], False)
     stage.clock.advance(0.1)
     (outcome,) = await within(receipt.outcomes())
@@ -222,10 +221,71 @@ async def test_the_time_out_counts_from_the_beginning_of_the_attempt() -> None:
         await asyncio.Event().wait()
 
     receipt = bus.publish_nowait("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(1)
     (outcome,) = await within(receipt.outcomes())
     assert isinstance(outcome.error, HandlerTimeout)
+
+
+async def test_a_time_out_that_is_over_before_the_handler_waits_comes_at_once() -> None:
+    """The first step has taken longer than the time-out; no time need pass after it."""
+    clock = FakeClock()
+    bus = EventBus(clock=clock)
+
+    @bus.on(timeout=5)
+    async def handler(event: Event[Any]) -> None:
+        clock.advance(6)
+        await asyncio.Event().wait()
+
+    receipt = bus.publish_nowait("a")
+    await wait_all_tasks_blocked()
+    assert clock.next_timer == 0
+    clock.advance(0)
+    (outcome,) = await within(receipt.outcomes())
+    assert isinstance(outcome.error, HandlerTimeout)
+
+
+async def test_a_handler_that_cancels_itself_lets_the_next_begin_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody has cancelled it from outside, so no loop is about to end, and nobody rests."""
+    monkeypatch.setattr("eventbus._engine.REST_SECONDS", 60)
+    async with EventBus() as bus:
+
+        @bus.on("a")
+        async def handler(event: Event[Any]) -> None:
+            await asyncio.sleep(0)
+            raise asyncio.CancelledError
+
+        receipts = [await bus.publish("a") for _ in range(3)]
+        for receipt in receipts:
+            (outcome,) = await within(receipt.outcomes())
+            assert outcome.status == "cancelled"
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["cancelled", "raises it"])
+async def test_the_task_of_a_cancelled_handler_is_cancelled(asked: bool) -> None:
+    """Cancellation is passed on to whoever asked for it; what a handler raises itself is not."""
+    bus = EventBus()
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def handler(event: Event[Any]) -> None:
+        tasks.append(current_task())
+        await asyncio.sleep(0)
+        if not asked:
+            raise asyncio.CancelledError
+        await asyncio.Event().wait()
+
+    bus.subscribe(handler)
+    receipt = await bus.publish("a")
+    await turns(1)
+    await wait_all_tasks_blocked()
+    if asked:
+        tasks[0].cancel()
+    (outcome,) = await within(receipt.outcomes())
+    await wait_all_tasks_blocked()
+    assert outcome.status == "cancelled"
+    assert tasks[0].cancelled() is asked
 
 
 # Interleaving 7: a handler ends without waiting after having cancelled its own task; the next in
@@ -301,7 +361,7 @@ async def test_a_time_out_in_the_turn_in_which_the_handler_would_return(first: s
     stage = Stage(timeout=5)
     receipt = stage.bus.publish_nowait("a", 1)
     stage.bus.publish_nowait("a", 2)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     if first == "result":
         stage.futures[0].set_result("done")
         stage.clock.advance(5)
@@ -311,7 +371,7 @@ async def test_a_time_out_in_the_turn_in_which_the_handler_would_return(first: s
     (outcome,) = await within(receipt.outcomes())
     assert (outcome.status, type(outcome.error)) == ("failed", HandlerTimeout)
     assert len(stage.bus.dead_letters) == len(stage.lines.named("delivery.failed")) == 1
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert stage.began == [1, 2]
     stage.futures[1].set_result(None)
     await within(stage.bus.settle())
@@ -321,7 +381,7 @@ async def test_a_time_out_after_the_handler_returned_in_the_same_turn() -> None:
     """Interleaving 8: a handler that has returned is handled, whatever fires afterwards."""
     stage = Stage(timeout=5)
     receipt = stage.bus.publish_nowait("a", 1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.futures[0].add_done_callback(lambda _: stage.clock.advance(5))  # after the task's own
     stage.tasks[0].add_done_callback(lambda _: stage.clock.advance(5))
     stage.futures[0].set_result("done")
@@ -350,7 +410,7 @@ async def test_a_handler_that_answers_its_time_out_with_an_error(retry: Retry | 
 
     receipt = bus.publish_nowait("a")
     for _ in range(3):
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         clock.advance(5)
     (outcome,) = await within(receipt.outcomes())
     assert (outcome.status, outcome.attempts) == ("failed", 1 if retry is None else 2)
@@ -363,7 +423,7 @@ async def test_a_time_out_in_the_turn_of_a_cancellation_from_outside(first: str)
     """Interleaving 8: the cancellation is not swallowed: no failure, no other attempt."""
     stage = Stage(timeout=5, retry=Retry(attempts=3, initial=1))
     receipt = stage.bus.publish_nowait("a", 1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     if first == "cancel":
         stage.tasks[0].cancel()
         stage.clock.advance(5)
@@ -381,14 +441,14 @@ async def test_no_time_out_while_a_retry_sleeps() -> None:
     """Interleaving 8: a pause longer than ``timeout`` is no time-out."""
     stage = Stage(timeout=5, retry=Retry(attempts=2, initial=60, jitter=0))
     receipt = stage.bus.publish_nowait("a", 1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.futures[0].set_exception(ValueError())
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.clock.advance(59)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert (stage.began, receipt.done) == ([1], False)
     stage.clock.advance(1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     stage.futures[1].set_result("second")
     (outcome,) = await within(receipt.outcomes())
     assert (outcome.status, outcome.result, outcome.attempts) == ("handled", "second", 2)
@@ -408,7 +468,7 @@ async def test_a_handler_that_swallows_its_time_out_and_returns_is_handled() -> 
         return "whole"
 
     receipt = bus.publish_nowait("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     clock.advance(5)
     (outcome,) = await within(receipt.outcomes())
     assert (outcome.status, outcome.result) == ("handled", "partial")
@@ -438,7 +498,7 @@ async def test_a_thread_keeps_its_place_after_its_delivery_has_ended(
     (outcome,) = await within(first.outcomes())
     assert outcome.status == ("failed" if how == "timed out" else "cancelled")
     assert outcome.attempts == 1
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert gates.started == [1]
     if how == "timed out":
         clock.advance(1)

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from eventbus import BusClosed, CloseReport, Event, EventBus, Receipt, Retry, WouldDeadlock
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, turns, within
 
 
@@ -252,7 +252,7 @@ async def test_who_refuses_to_end_is_abandoned_and_changes_nothing_later() -> No
     before = bus.statistics()
     outcomes = await receipt.outcomes()
     gate.set()
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert bus.statistics() == before
     assert await receipt.outcomes() == outcomes
     assert [outcome.status for outcome in outcomes] == ["cancelled"]
@@ -309,7 +309,7 @@ async def test_a_thread_is_given_up_when_the_grace_is_over() -> None:
     finally:
         go.set()
     await within(returned.wait())
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert bus.statistics().handled == 0
 
 
@@ -343,7 +343,7 @@ async def test_a_cancelled_close_cancels_what_is_left_and_closes_all_the_same() 
         ("stubborn",),
     )
     gate.set()
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
 
 
 async def test_a_close_in_a_cancelled_scope_closes() -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, TypeVar, cast
 
-import anyio
 import pytest
 from pydantic import AfterValidator, BaseModel
 
@@ -26,7 +25,7 @@ from eventbus import (
     UnknownTopic,
     WrongLoop,
 )
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, balances, within
 
 T = TypeVar("T")
@@ -108,12 +107,12 @@ async def test_it_waits_for_room_in_order_of_arrival(bus: EventBus) -> None:
 
     bus.subscribe(slow, "a", capacity=1)
     await bus.publish("a", "runs")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a", "queued")
     thread = asyncio.create_task(in_thread(lambda: bus.publish_from_thread("a", "thread")))
     await until(lambda: bus._tickets)
     later = asyncio.create_task(bus.publish("a", "later"))
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert not thread.done()
     assert bus.statistics().accepted == 2
     release.set()
@@ -138,7 +137,7 @@ async def test_it_waits_for_longer_than_it_takes_to_look_after_the_loop(
     release = asyncio.Event()
     bus.subscribe(lambda _: release.wait(), "a", capacity=1)
     await bus.publish("a", "runs")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a", "queued")
     done: list[str] = []
     thread = threading.Thread(
@@ -308,7 +307,7 @@ async def test_a_thread_whose_delivery_has_ended_is_an_outsider() -> None:
         bus.subscribe(leftover, "a", thread=True, timeout=3)
         bus.subscribe(slow, "b", capacity=1)
         await bus.publish("b")
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         await bus.publish("b")
         first = await bus.publish("a")
         await in_thread(lambda: begun.wait(5))
@@ -366,7 +365,7 @@ async def test_a_thread_that_waits_is_refused_when_the_bus_closes() -> None:
 
         bus.subscribe(slow, "a", capacity=1)
         await bus.publish("a")
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         await bus.publish("a")
         thread = asyncio.create_task(in_thread(lambda: bus.publish_from_thread("a")))
         await until(lambda: bus._tickets)
@@ -405,7 +404,7 @@ async def test_a_thread_handler_may_publish_while_the_bus_drains() -> None:
         await bus.publish("a")
         await in_thread(lambda: begun.wait(5))
         closing = asyncio.create_task(bus.aclose(grace=10))
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         go.set()
         await until(lambda: seen)
         clock.advance(10)
@@ -434,7 +433,7 @@ def test_a_loop_that_closes_while_a_thread_waits_for_room_lets_it_go() -> None:
         await bus.__aenter__()
         bus.subscribe(lambda _: asyncio.get_running_loop().create_future(), "a", capacity=1)
         await bus.publish("a", 1)
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         await bus.publish("a", 2)
         thread = threading.Thread(target=publish)
         thread.start()

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import anyio
 import pytest
 
 from eventbus import Event, EventBus, Hook, LogLine, Retry
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, balances, within
 
 
@@ -85,7 +84,7 @@ async def test_the_pump_is_cancelled_in_the_turn_in_which_the_last_handler_ends(
 
     bus.subscribe(wait, "a")
     await bus.publish("a", 1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a", 2)
     release.set()
     while seen != [1]:  # noqa: ASYNC110 - the very turn matters
@@ -111,7 +110,7 @@ async def test_a_cancelled_handler_lets_the_loop_breathe_before_the_next_begins(
 
     bus.subscribe(wait, "a")
     first = await bus.publish("a", 1)
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a", 2)
     assert cancel_all() == 1
     assert [o.status for o in await within(first.outcomes())] == ["cancelled"]
@@ -160,7 +159,7 @@ def test_a_run_that_ends_with_a_waiting_handler_and_a_queue_begins_no_other(
     async def main() -> None:
         if waits:
             publish()
-            await anyio.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
         else:
             # uvloop takes one more turn before it stops: there the pump needs to be cancelled now
             when_main_has_ended(publish_and_cancel)
@@ -182,6 +181,40 @@ def test_a_run_that_ends_with_a_waiting_handler_and_a_queue_begins_no_other(
     assert balances(bus, *bus.subscriptions)
     asyncio.run(bus.settle())
     assert bus.statistics().pending == 0
+
+
+def test_a_loop_that_was_held_up_while_it_ended_begins_no_handler() -> None:
+    """Interleaving 2: for the loop's end it needs turns, and time alone gives it none."""
+    bus = EventBus()
+    begun: list[object] = []
+
+    async def wait(event: Event[Any]) -> None:
+        begun.append(event.data)
+        await asyncio.get_running_loop().create_future()
+
+    def hold_up_the_loop() -> None:
+        time.sleep(0.018)  # real clock: the bus rests by the loop's own, for 0.01 s
+
+    async def hold_up() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            hold_up_the_loop()
+
+    bus.subscribe(wait, "a")
+
+    async def main() -> None:
+        await bus.publish("a", 1)
+        await wait_all_tasks_blocked()
+        await bus.publish("a", 2)
+        holding = asyncio.create_task(hold_up())
+        await wait_all_tasks_blocked()
+        del holding
+
+    asyncio.run(main())
+    assert begun == [1]
+    asyncio.run(bus.settle())
+    assert (begun, bus.statistics().cancelled) == ([1], 2)
 
 
 @pytest.mark.parametrize("finish", ["raises", "waits", "ends"])
@@ -207,7 +240,7 @@ def test_tasks_of_a_lost_loop_change_nothing_when_they_are_collected(finish: str
     async def main() -> None:
         await bus.publish("a", 1)
         await bus.publish("a", 2)
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant
 
@@ -239,9 +272,9 @@ def test_unsubscribing_from_a_lost_bus_starts_nothing_on_its_closed_loop() -> No
     async def main() -> asyncio.Task[Any]:
         for number in range(2):
             await bus.publish("a.one", number)
-            await anyio.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
         waiting = asyncio.create_task(bus.publish("a.both", "lost"))
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant
         return waiting
@@ -312,7 +345,7 @@ def test_no_handler_begins_while_the_run_waits_for_its_threads() -> None:
         loop = asyncio.get_running_loop()
         await bus.publish("a", 1)
         await bus.publish("a", 2)
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         loop.run_in_executor(None, release.wait, 0.05)  # its end waits for this
 
     asyncio.run(main())
@@ -321,9 +354,18 @@ def test_no_handler_begins_while_the_run_waits_for_its_threads() -> None:
     assert bus.statistics().cancelled == 2
 
 
+class AnywhereClock(FakeClock):
+    """A clock that makes its calls whatever has become of the loop on which they were set."""
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> Any:
+        timer = super().call_later(delay, callback)
+        timer.loop = None
+        return timer
+
+
 def test_timers_of_a_lost_loop_change_nothing() -> None:
     """A close, a time-out and a warning that were under way do not reach into the next loop."""
-    clock = FakeClock()
+    clock = AnywhereClock()
     bus = EventBus(clock=clock, hooks=[lines := LogLines()])
 
     async def wait(event: Event[Any]) -> None:
@@ -335,9 +377,9 @@ def test_timers_of_a_lost_loop_change_nothing() -> None:
     async def main(close: bool) -> None:
         for _ in range(2):
             await bus.publish("a")
-            await anyio.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
         waiting = asyncio.create_task(bus.aclose() if close else bus.publish("a"))
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant
         del waiting
@@ -355,6 +397,38 @@ def test_timers_of_a_lost_loop_change_nothing() -> None:
     assert [line.name for line in lines.lines if line.name != "delivery.cancelled"] == [
         "loop.lost"
     ] * 2
+
+
+def test_one_line_tells_of_a_lost_loop_and_later_ones_of_what_comes_later() -> None:
+    """What was pending there is not told one by one; streams end with the rest, in any order."""
+    bus = EventBus(hooks=[lines := LogLines()])
+    loop = asyncio.new_event_loop()
+
+    async def wait(_: Event[Any]) -> None:
+        await asyncio.Future()
+
+    async def main() -> None:
+        await stream.__aenter__()
+        for _ in range(3):
+            bus.subscribe(wait)
+        await bus.publish("a")
+        await wait_all_tasks_blocked()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant
+
+    async def go_on() -> None:
+        receipt = await bus.publish("a")
+        await wait_all_tasks_blocked()
+        cancel_all()
+        await within(receipt.outcomes())
+
+    stream = bus.stream("a")
+    loop.run_until_complete(main())
+    loop.close()
+    asyncio.run(go_on())
+    names = [line.name for line in lines.lines]
+    assert names == ["loop.lost", *["delivery.cancelled"] * 3]
+    assert bus.statistics().cancelled == 4 + 3
 
 
 def test_no_handler_begins_on_a_loop_that_ends_while_the_log_is_slow() -> None:
@@ -377,7 +451,7 @@ def test_no_handler_begins_on_a_loop_that_ends_while_the_log_is_slow() -> None:
     async def main() -> None:
         for number in range(3):
             await bus.publish("a", number)
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
 
     asyncio.run(main())
     assert begun == [0]
@@ -399,7 +473,7 @@ def test_a_retry_that_was_due_on_a_lost_loop_is_cancelled_there() -> None:
 
     async def main() -> None:
         await bus.publish("a")
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         clock.advance(1)
         cancel_all()
 
@@ -416,7 +490,7 @@ async def _publish(bus: EventBus, topic: str) -> None:
 
 def test_a_close_on_a_lost_loop_ends_by_its_clock() -> None:
     """The handler's task is destroyed, the grace period passes, and the report is made."""
-    clock, lines = FakeClock(), LogLines()
+    clock, lines = AnywhereClock(), LogLines()
     bus = EventBus(clock=clock, hooks=[lines])
     tasks: list[Any] = []
 
@@ -429,9 +503,9 @@ def test_a_close_on_a_lost_loop_ends_by_its_clock() -> None:
     async def main() -> None:
         for _ in range(2):
             await bus.publish("a")
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         tasks.append(asyncio.create_task(bus.aclose(grace=1)))
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
 
     loop = asyncio.SelectorEventLoop()
     loop.run_until_complete(main())

@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 import pytest
 
 from eventbus import BusClosed, Event, EventBus, Retry
+from eventbus.testing import wait_all_tasks_blocked
 from tests.helpers import balances, within
 
 pytestmark = pytest.mark.posix
@@ -90,10 +90,10 @@ async def test_a_child_starts_empty() -> None:
         reader = asyncio.create_task(read())
         await asyncio.sleep(0)
         await bus.publish("a", "parent")
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         await bus.publish("a", "parent")
         waiting = asyncio.create_task(bus.publish("a", "parent"))
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         seen_before = list(seen)
         was, child_seen, accounts, _, cause = in_child(lambda: use(bus, seen))
         assert was == (0, 0, 0)
@@ -241,7 +241,7 @@ async def test_a_child_that_awaits_an_inherited_receipt_gets_its_outcome() -> No
 
     bus.subscribe(wait)
     receipts = [await bus.publish("a", number) for number in range(2)]
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
 
     def ask() -> list[tuple[str, int]]:
         async def main() -> list[tuple[str, int]]:
@@ -262,21 +262,21 @@ async def test_a_publisher_that_waited_for_room_takes_nobodys_place_in_a_child()
     gates = [asyncio.Event()]
     bus.subscribe(lambda _: gates[-1].wait(), capacity=1)
     await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     await bus.publish("a")
     inherited = [bus.publish("a", number) for number in range(2)]
     waiting = [asyncio.create_task(each) for each in inherited]
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
 
     def use_child() -> tuple[int, int]:
         async def main() -> tuple[int, int]:
             gates.append(asyncio.Event())
             inherited[0].close()
             bus.publish_nowait("a")
-            await anyio.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             bus.publish_nowait("a")
             task = asyncio.create_task(bus.publish("a"))
-            await anyio.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             inherited[1].close()
             assert not task.done()
             gates[-1].set()

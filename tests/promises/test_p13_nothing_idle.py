@@ -9,10 +9,10 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import anyio
 import pytest
 
 from eventbus import Event, EventBus, Retry, WrongLoop
+from eventbus.testing import wait_all_tasks_blocked
 from tests.helpers import LogLines, balances, within
 
 Call = Callable[[EventBus], Awaitable[object]]
@@ -241,7 +241,7 @@ def test_a_busy_bus_raises_on_another_loop(make_busy: Call) -> None:
 
     async def begin() -> None:
         await make_busy(bus)
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
 
     async def use(call: Call) -> None:
         with pytest.raises(WrongLoop):
@@ -319,7 +319,7 @@ def test_what_was_pending_on_a_closed_loop_ends_cancelled(make_busy: Call, use: 
 
     async def begin() -> None:
         await make_busy(bus)
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant
 

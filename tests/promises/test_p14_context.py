@@ -16,7 +16,7 @@ import structlog.contextvars
 from pydantic import BaseModel
 
 from eventbus import Event, EventBus, Retry
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import turns, within
 
 REQUEST: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
@@ -386,7 +386,7 @@ async def test_anyio_cancel_scopes_in_handlers_work() -> None:
     for handler in handlers:
         bus.subscribe(handler, "a")
     receipt = await bus.publish("a")
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     scopes[0].cancel()
     outcomes = await within(receipt.outcomes(check=True))
     assert [outcome.result for outcome in outcomes] == [True] * len(handlers)
@@ -432,7 +432,7 @@ async def test_a_timed_out_attempt_leaves_the_next_ones_task_alone() -> None:
     bus.subscribe(handler, "a", timeout=1, retry=Retry(attempts=3, initial=0, jitter=0))
     receipt = await bus.publish("a")
     for _ in range(4):
-        await anyio.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         clock.advance(1)
     (outcome,) = await within(receipt.outcomes())
     assert (outcome.status, outcome.attempts) == ("handled", 3)

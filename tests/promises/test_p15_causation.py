@@ -12,12 +12,11 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 import pytest
 from pydantic import BaseModel
 
 from eventbus import CascadeOverflow, Event, EventBus, Hook, Receipt, Retry
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import turns, within
 
 
@@ -183,7 +182,7 @@ async def test_a_leftover_task_publishes_as_an_outsider_with_cause_and_root() ->
     receipt = await bus.publish("root")
     await within(receipt.outcomes(cascade=True))
     gate.set()
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert accepted == ["left.one", "left.two"]
     room.set()
     await within(leftovers[0])
@@ -218,9 +217,9 @@ async def test_a_leftover_is_inside_until_its_delivery_ends() -> None:
     bus.subscribe(root, "root")
     bus.subscribe(leaf, "leaf")
     event = (await bus.publish("root")).event
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     release.set()
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     gate.set()
     await within(bus.settle())
     await within(tasks[0])
@@ -316,7 +315,7 @@ async def test_a_publish_that_waited_for_room_keeps_its_cause() -> None:
     await turns(3)
     await bus.publish("full")
     event = (await bus.publish("root")).event
-    await anyio.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     assert not tasks[0].done()
     clock.advance(3)
     gate.set()

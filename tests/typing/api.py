@@ -6,6 +6,7 @@ checkers are told to report a comment that ignores nothing.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +39,18 @@ from eventbus import (
     matches,
 )
 from eventbus.payment_kit import PAYMENT_KIT
+from eventbus.testing import (
+    FakeClock,
+    Simulated,
+    Simulation,
+    capture,
+    expect_failure,
+    fake_time,
+    replace,
+    settle,
+    simulate,
+    watch,
+)
 
 
 @dataclass
@@ -237,6 +250,37 @@ async def live() -> None:
         assert_type(letter, DeadLetter)
         assert_type(letter.event, Event[Any])
         assert_type(await bus.redeliver(letter), Receipt)
+
+
+# ---- The test kit
+
+
+async def use_the_kit(bus: EventBus) -> None:
+    async with capture(bus, "invoice.*", INVOICE_PAID) as captured:
+        assert_type(captured.events, list[Event[Any]])
+    assert_type(captured.assert_published("invoice.paid", times=1), list[Event[Any]])
+    captured.assert_handled_by(lambda event: event.data)
+    async with expect_failure(bus, ValueError, handler="ship") as failure:
+        assert_type(failure.error, BaseException)
+    with replace(bus, "ship", with_=lambda event: event.data) as replaced:
+        assert_type(replaced.events, list[Event[Any]])
+    with fake_time(bus) as fake:
+        assert_type(fake, FakeClock)
+    async with watch(bus, strict=True) as watched:
+        assert_type(watched, EventBus)
+    await settle(bus, timeout=1)
+
+
+async def scenario(sim: Simulation) -> None:
+    assert_type(sim.start(returns_int(), cancel=True), asyncio.Task[int])
+
+
+async def returns_int() -> int:
+    return 1
+
+
+assert_type(simulate(scenario, seeds=[1, 2]), Simulated)
+assert_type(simulate(returns_int), Simulated)
 
 
 # ---- What applications bring

@@ -1,0 +1,123 @@
+"""How many pumps an engine starts when a handler waits, and how long it rests after a cancellation.
+
+Both are decisions of a moment, which a bus shows only as speed: so they are asked here directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from eventbus import EventBus, _engine
+from tests.helpers import within
+
+
+@pytest.mark.parametrize(
+    ("queued", "due", "others", "started"),
+    [
+        ([], 0, 0, 0),
+        ([1], 0, 0, 1),
+        ([1], 0, 1, 0),
+        ([3], 0, 0, 2),
+        ([3], 0, 2, 1),
+        ([3], 0, 3, 0),
+        ([0], 1, 0, 1),
+        ([1], 1, 0, 2),
+        ([2], 1, 2, 1),
+        ([1, 1], 0, 0, 2),
+        ([1, 1], 0, 1, 1),
+        ([1, 1], 0, 2, 0),
+        ([1, 1, 1], 0, 0, 2),
+        ([5, 5], 0, 1, 1),  # of two subscriptions, each is ready for one
+        ([1] * 40, 0, 30, 2),
+        ([1] * 40, 0, 31, 1),
+        ([1] * 40, 0, 32, 0),
+    ],
+)
+async def test_a_handler_that_waits_lets_others_take_what_is_ready(
+    queued: list[int], due: int, others: int, started: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pump for each that is ready, at most two at a time and 32 in all."""
+    pumps: list[object] = []
+    monkeypatch.setattr(_engine, "DEBUG", False)  # the engine is only made up
+    monkeypatch.setattr(_engine, "PumpTask", lambda *_: pumps.append(1))
+    bus = EventBus()
+    bus._loop = asyncio.get_running_loop()
+    ready: Any = [SimpleNamespace(_queue=[0] * number, _due=[0] * due) for number in queued]
+    bus._ready.extend(ready)
+    bus._pumps = others + 1
+    bus._pump_ended(spread=True)
+    assert (len(pumps), bus._pumps) == (started, others + started)
+    bus._ready.clear()
+    bus._pumps, bus._loop = 0, None
+
+
+class StandingLoop:
+    """An event loop that keeps what it is to call, and whose turns and time the test decides."""
+
+    def __init__(self) -> None:
+        self.soon: list[Callable[[], object]] = []
+        self.later: list[tuple[float, Callable[[], object]]] = []
+
+    def is_closed(self) -> bool:
+        return False
+
+    def call_soon(self, call: Callable[..., object], *args: Any) -> None:
+        self.soon.append(partial(call, *args))
+
+    def call_later(self, delay: float, call: Callable[..., object], *args: Any) -> None:
+        self.later.append((delay, partial(call, *args)))
+
+    def turn(self) -> None:
+        """Call what is to be called soon."""
+        calls, self.soon = self.soon, []
+        for call in calls:
+            call()
+
+    def pass_time(self) -> None:
+        """Let the one timer that is set go off."""
+        ((_, call),) = self.later
+        self.later.clear()
+        call()
+
+
+@pytest.fixture
+def rest(monkeypatch: pytest.MonkeyPatch) -> tuple[EventBus, StandingLoop]:
+    """A bus that rests, on a loop that stands still."""
+    bus, loop = EventBus(), StandingLoop()
+    monkeypatch.setattr(bus, "_loop", loop)
+    bus._rest()
+    loop.turn()
+    assert bus._pumps == 1  # the place of the one to come is taken
+    return bus, loop
+
+
+def test_a_rest_is_ten_milliseconds_and_then_twenty_turns(
+    rest: tuple[EventBus, StandingLoop],
+) -> None:
+    """A loop that something held up for the whole time gets to its end in those turns."""
+    bus, loop = rest
+    assert [delay for delay, _ in loop.later] == [_engine.REST_SECONDS] == [0.01]
+    loop.pass_time()
+    for _ in range(_engine.REST_TURNS):
+        assert (bus._pumps, loop.later) == (1, [])
+        loop.turn()
+    assert _engine.REST_TURNS == 20
+    assert (bus._pumps, loop.soon, loop.later) == (0, [], [])
+
+
+async def test_a_rest_on_another_loop_starts_nothing_here(
+    rest: tuple[EventBus, StandingLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bus that has moved on meanwhile has pumps of its own."""
+    bus, loop = rest
+    monkeypatch.setattr(bus, "_loop", None)
+    loop.pass_time()
+    assert (bus._pumps, loop.soon) == (1, [])
+    bus._pumps = 0
+    await within(bus.publish_and_wait("a"))
