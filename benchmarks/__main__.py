@@ -1,98 +1,167 @@
-"""What a delivery costs: ``python -m benchmarks``.
-
-Two ways to use a bus, each with 1, 10 and 100 handlers that do nothing:
-
-burst             publish many events, then settle once
-publish_and_wait  publish one event and wait for its outcomes, then the next
-"""
+"""The command line: ``python -m benchmarks``."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
+import json
+import logging
+import os
 import platform
-import statistics
+import sys
 import time
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
 
-from eventbus import EventBus, __version__
+from benchmarks import peers
+from benchmarks._measure import QUICK, Settings, measure
+from benchmarks._table import HEAD, Row, format_case, rows_of
+from benchmarks.workloads import WORKLOADS
+from eventbus import __version__
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from eventbus import Event
-
-HANDLERS = (1, 10, 100)
-BURST = 1_000  # events between two settles: fewer than a queue holds, so that nobody waits
-TOPIC = "invoice.paid"
-
-
-async def do_nothing(event: Event[Any]) -> None:
-    """The cheapest handler, so that what is measured is the bus."""
+DISCLAIMER = "QUICK RUN: everything ran once and tiny. Its figures MEAN NOTHING."
 
 
-def new_bus(handlers: int) -> EventBus:
-    """A bus with so many handlers on one topic."""
-    bus = EventBus()
-    for _ in range(handlers):
-        bus.subscribe(do_nothing, TOPIC)
-    return bus
-
-
-async def burst(bus: EventBus, events: int) -> None:
-    """Publish in bursts; settle after each."""
-    for start in range(0, events, BURST):
-        for number in range(start, min(start + BURST, events)):
-            await bus.publish(TOPIC, number)
-        await bus.settle()
-
-
-async def publish_and_wait(bus: EventBus, events: int) -> None:
-    """Wait for the outcomes of each event before the next one."""
-    for number in range(events):
-        await bus.publish_and_wait(TOPIC, number)
-
-
-WAYS: dict[str, Callable[[EventBus, int], Awaitable[None]]] = {
-    "burst": burst,
-    "publish_and_wait": publish_and_wait,
-}
-
-
-async def measure(way: str, handlers: int, events: int) -> float:
-    """Seconds per delivery of one run, after a warm-up."""
-    bus = new_bus(handlers)
-    await WAYS[way](bus, max(1, events // 10))
-    gc.collect()
-    gc.disable()  # it costs by the size of the whole heap, which is not the bus's
-    try:
-        before = time.perf_counter()
-        await WAYS[way](bus, events)
-        return (time.perf_counter() - before) / (events * handlers)
-    finally:
-        gc.enable()
-
-
-def main() -> None:
-    """Measure and print a table, with the machine it was measured on."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--deliveries", type=int, default=100_000, help="per measurement")
-    parser.add_argument("--repeat", type=int, default=5, help="the median of so many is shown")
-    arguments = parser.parse_args()
-    print(
-        f"eventbus {__version__}, {platform.python_implementation()} {platform.python_version()}, "
-        f"{platform.system()} {platform.machine()}; garbage collector off"
+def make_parser() -> argparse.ArgumentParser:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="The bus, its peers and the floors of the machine, side by side.",
     )
-    print(f"{'way':<18}{'handlers':>9}{'us/delivery':>13}{'deliveries/s':>14}")
-    for way in WAYS:
-        for handlers in HANDLERS:
-            events = max(1, arguments.deliveries // handlers)
-            seconds = statistics.median(
-                asyncio.run(measure(way, handlers, events)) for _ in range(arguments.repeat)
-            )
-            print(f"{way:<18}{handlers:>9}{seconds * 1e6:>13.2f}{1 / seconds:>14,.0f}")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=sorted(WORKLOADS),
+        metavar="WORKLOAD",
+        help=f"run this workload alone; may be repeated: {', '.join(WORKLOADS)}",
+    )
+    parser.add_argument("--rounds", type=int, help="turns of each contender (default 9)")
+    parser.add_argument("--seconds", type=float, help="of one turn (default 0.06)")
+    parser.add_argument("--events", type=int, help="of the endurance run (default 10,000,000)")
+    parser.add_argument("--subscriptions", type=int, help="at most (default 1,000,000)")
+    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio")
+    parser.add_argument("--quick", action="store_true", help="tiny: shows that everything runs")
+    parser.add_argument("--json", action="store_true", help="for machines, instead of the table")
+    parser.add_argument(
+        "--require-peers", action="store_true", help="fail if a peer is not installed"
+    )
+    return parser
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The defaults of a full or quick run, with what was asked for."""
+    given = {
+        name: getattr(arguments, name)
+        for name in ("rounds", "seconds", "events", "subscriptions")
+        if getattr(arguments, name) is not None
+    }
+    return replace(QUICK if arguments.quick else Settings(), **given)
+
+
+def environment(loop: str) -> dict[str, Any]:
+    """What was measured, and on what."""
+    return {
+        "eventbus": __version__,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "loop": loop,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": os.cpu_count(),
+        "peers": {peer.name: peer.version() for peer in peers.installed()},
+        "absent": [peer.name for peer in peers.absent()],
+    }
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop of each case."""
+    if name == "asyncio":
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = peers.load("uvloop").new_event_loop
+    return factory
+
+
+def run(
+    names: list[str], settings: Settings, loop: str, show: Callable[[str], object]
+) -> list[Row]:
+    """Run workloads, each case on a loop of its own, and show each case as it is done."""
+    rows: list[Row] = []
+    for name in names:
+        show(f"\n{WORKLOADS[name].title}\n{HEAD}")
+        for case in WORKLOADS[name].cases(settings):
+            with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+                entries = runner.run(measure(case, settings))
+            done = list(rows_of(name, case, entries, judge=not settings.quick))
+            show(format_case(done))
+            rows += done
+    return rows
+
+
+def absence() -> str:
+    """The peers that are not there, loudly; empty if all are."""
+    names = ", ".join(peer.name for peer in peers.absent())
+    return (
+        f"!!! NOT INSTALLED, SO NOT COMPARED: {names}. Install them: pip install -e '.[bench]'"
+        if names
+        else ""
+    )
+
+
+def silence_peers() -> None:
+    """Keep what peers log and warn out of the table. It only makes them quicker."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+
+
+def main() -> int:
+    """Measure, print, and say whether everything ran."""
+    arguments = make_parser().parse_args()
+    settings = settings_of(arguments)
+    machine = environment(arguments.loop)
+    silence_peers()
+    loud = sys.stderr if arguments.json else sys.stdout
+
+    def show(text: str) -> None:
+        if not arguments.json:
+            print(text, flush=True)
+
+    show(describe(machine))
+    for line in filter(None, [absence(), DISCLAIMER if settings.quick else ""]):
+        print(line, file=loud)
+    before = time.perf_counter()
+    rows = run(arguments.only or list(WORKLOADS), settings, arguments.loop, show)
+    machine["seconds"] = round(time.perf_counter() - before, 1)
+    if arguments.json:
+        print(json.dumps({"environment": machine, "rows": [asdict(row) for row in rows]}, indent=1))
+    return conclude(rows, settings, machine["seconds"], arguments.require_peers)
+
+
+def describe(machine: dict[str, Any]) -> str:
+    """The machine and who takes part, in two lines."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["peers"].items())
+    return (
+        f"eventbus {machine['eventbus']}, {machine['python']}, {machine['loop']}, "
+        f"{machine['system']}, {machine['processors']} processors; peers: {versions or 'none'}\n"
+        "Medians of interleaved rounds; spread: between the quartiles; ours/it: below 1, we are "
+        "quicker (or smaller)."
+    )
+
+
+def conclude(rows: list[Row], settings: Settings, seconds: float, require_peers: bool) -> int:
+    """The last lines, on standard error if they are bad, and the exit status."""
+    failed = [
+        f"{row.workload}: {row.case}: {row.contender}: {row.note}" for row in rows if row.failed
+    ]
+    missed = [
+        f"{row.workload}: {row.case}: {row.contender}" for row in rows if row.verdict == "MISSED"
+    ]
+    told = sys.stderr
+    print(f"\n{seconds:.0f} s; {len(rows)} rows, {len(missed)} below 'at least'", file=told)
+    for line in (*missed, *failed, absence(), DISCLAIMER if settings.quick else ""):
+        if line:
+            print(line, file=told)
+    return 1 if failed or (require_peers and peers.absent()) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
