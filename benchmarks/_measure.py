@@ -149,8 +149,10 @@ def timed(work: Work, units: int, settings: Settings) -> Round:
     async def run() -> tuple[float]:
         nonlocal times
         if not times:
-            times = await _calibrate(work, settings.seconds)
-        return (await _time(work, times) / (times * units),)
+            times, seconds = await _calibrate(work, settings.seconds)
+        else:
+            seconds = await _time(work, times) / times
+        return (seconds / units,)
 
     return run
 
@@ -161,11 +163,12 @@ async def _time(work: Work, times: int) -> float:
     return time.perf_counter() - before
 
 
-async def _calibrate(work: Work, seconds: float) -> int:
+async def _calibrate(work: Work, seconds: float) -> tuple[int, float]:
+    """How many times make a round, and the seconds that one has taken so far."""
     times = 1
     while (took := await _time(work, times)) < seconds / 4:
         times *= 4
-    return max(1, round(times * seconds / took))
+    return max(1, round(times * seconds / took)), took / times
 
 
 async def measure(case: Case, settings: Settings) -> list[Entry]:

@@ -10,8 +10,14 @@ from importlib.metadata import PackageNotFoundError
 from benchmarks.peers._adapter import TOPIC, Adapter, Role, load, prove
 from benchmarks.peers.floors import Gather, Serial, TaskGroup, Tasks
 from benchmarks.peers.ours import Ours
+from benchmarks.peers.with_abxbus import Abxbus
+from benchmarks.peers.with_aiosignal import Aiosignal
 from benchmarks.peers.with_blinker import Blinker
+from benchmarks.peers.with_bubus import Bubus
+from benchmarks.peers.with_django import Django
+from benchmarks.peers.with_psygnal import Psygnal
 from benchmarks.peers.with_pyee import Pyee
+from benchmarks.peers.with_pymitter import Pymitter
 
 __all__ = [
     "FLOORS",
@@ -30,7 +36,16 @@ __all__ = [
     "prove",
 ]
 
-PEERS: tuple[type[Adapter], ...] = (Pyee, Blinker)
+PEERS: tuple[type[Adapter], ...] = (
+    Pyee,
+    Blinker,
+    Aiosignal,
+    Django,
+    Psygnal,
+    Pymitter,
+    Abxbus,
+    Bubus,
+)
 FLOORS: tuple[type[Adapter], ...] = (Serial, Tasks, Gather, TaskGroup)
 
 

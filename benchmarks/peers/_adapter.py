@@ -77,8 +77,8 @@ class Adapter(ABC):
         """Stop what runs in the background."""
 
     @classmethod
-    def refuses(cls, way: str, kind: Kind) -> str | None:
-        """Why it cannot do something in reasonable time, or None."""
+    def refuses(cls, kind: Kind, events: int) -> str | None:
+        """Why it cannot have so many events under way in reasonable time, or None."""
         return None
 
     @final

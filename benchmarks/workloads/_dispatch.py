@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 
 from benchmarks import peers
@@ -34,8 +35,11 @@ def dispatch_case(
     ``events`` is how many are published before they are waited for, and the figure is per
     delivery, or ``per_event`` set, for all of them.
     """
-    adapters = [peers.Ours, *peers.installed(), *floors]
-    refusals = {adapter.name: adapter.refuses(way, kind) for adapter in adapters}
+    adapters: list[type[Adapter]] = [peers.Ours, *peers.installed(), *floors]
+    refusals = {
+        adapter.name: _refusal(adapter, kind, events if per_event else 1) for adapter in adapters
+    }
+    work = _Work(way, kind, handlers, events, per_event)
     return Case(
         label=label,
         figures=[figure],
@@ -47,9 +51,7 @@ def dispatch_case(
                 name=adapter.name,
                 role=adapter.role,
                 lacks=adapter.lacks,
-                prepare=partial(
-                    _prepare, adapter, way, kind, handlers, events, per_event, settings
-                ),
+                prepare=partial(_prepare, adapter, work, settings),
             )
             for adapter in adapters
             if not refusals[adapter.name]
@@ -57,36 +59,42 @@ def dispatch_case(
     )
 
 
-async def _prepare(
-    adapter: type[Adapter],
-    way: str,
-    kind: Kind,
-    handlers: int,
-    events: int,
-    per_event: bool,
-    settings: Settings,
-    stack: AsyncExitStack,
-) -> Round:
-    await _prove(adapter, way, kind, min(handlers, 3))
-    contender = await _open(adapter, kind, stack)
-    for _ in range(handlers):
-        contender.subscribe(TOPIC, contender.make_handler())
-    events = min(events, adapter.burst)
-    publish = getattr(contender, way)
+def _refusal(adapter: type[Adapter], kind: Kind, events: int) -> str | None:
+    if events > adapter.burst:
+        return f"takes {adapter.burst} events at once"
+    return adapter.refuses(kind, events)
 
-    async def work(times: int) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What each adapter does; see `dispatch_case`."""
+
+    way: str
+    kind: Kind
+    handlers: int
+    events: int
+    per_event: bool
+
+
+async def _prepare(
+    adapter: type[Adapter], work: _Work, settings: Settings, stack: AsyncExitStack
+) -> Round:
+    async with AsyncExitStack() as proof:
+        await peers.prove(await _open(adapter, work, proof), work.way, min(work.handlers, 3))
+    contender = await _open(adapter, work, stack)
+    for _ in range(work.handlers):
+        contender.subscribe(TOPIC, contender.make_handler())
+    events = min(work.events, adapter.burst)
+    publish = getattr(contender, work.way)
+
+    async def repeat(times: int) -> None:
         for _ in range(times):
             await publish(events)
 
-    return timed(work, 1 if per_event else events * handlers, settings)
+    return timed(repeat, 1 if work.per_event else events * work.handlers, settings)
 
 
-async def _prove(adapter: type[Adapter], way: str, kind: Kind, handlers: int) -> None:
-    async with AsyncExitStack() as stack:
-        await peers.prove(await _open(adapter, kind, stack), way, handlers)
-
-
-async def _open(adapter: type[Adapter], kind: Kind, stack: AsyncExitStack) -> Adapter:
-    contender = adapter(kind)
+async def _open(adapter: type[Adapter], work: _Work, stack: AsyncExitStack) -> Adapter:
+    contender = adapter(work.kind)
     stack.push_async_callback(contender.aclose)
     return contender

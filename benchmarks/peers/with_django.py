@@ -1,0 +1,55 @@
+"""Django's signals: receivers get keywords; ``asend`` gathers the async ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from benchmarks._handlers import make_keyword_handler
+from benchmarks.peers._adapter import TOPIC, Sending, load
+
+if TYPE_CHECKING:
+    from benchmarks._handlers import Handler, Kind
+
+
+class Django(Sending):
+    """``asend`` for ``async def``, ``send`` for ``def``."""
+
+    name = "django"
+    distribution = "django"
+    module = "django.dispatch"
+    lacks = "no order between events, no queue; send: not isolated; asend: first error only"
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind)
+        self.library = load("django.dispatch")
+        self.signals: dict[str, Any] = {}
+
+    def make_handler(self) -> Handler:
+        """Receivers are called with keywords alone."""
+        return make_keyword_handler(self.kind)
+
+    def subscribe(self, topic: str, handler: Handler) -> Handler:
+        """With a strong reference: by default, a closure would vanish."""
+        signal = self.signals.get(topic)
+        if signal is None:
+            signal = self.signals[topic] = self.library.Signal()
+        signal.connect(handler, weak=False)
+        return handler
+
+    def unsubscribe(self, topic: str, subscribed: Any) -> None:
+        """By signal and receiver."""
+        self.signals[topic].disconnect(subscribed)
+
+    async def send(self) -> None:
+        """One event."""
+        await self.publish_each(1)
+
+    async def publish_each(self, events: int) -> None:
+        """In the sender."""
+        signal = self.signals[TOPIC]
+        if self.kind == "def":
+            for number in range(events):
+                signal.send(None, event=number)
+            return
+        for number in range(events):
+            await signal.asend(None, event=number)

@@ -1,0 +1,75 @@
+"""psygnal: compiled signals; one queue and one task for the async callbacks of the process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.peers._adapter import TOPIC, Adapter, load
+
+if TYPE_CHECKING:
+    from benchmarks._handlers import Handler, Kind
+
+
+class Psygnal(Adapter):
+    """It cannot be waited for: a marker sent behind the events tells when they are done."""
+
+    name = "psygnal"
+    distribution = "psygnal"
+    module = "psygnal"
+    lacks = "serial, unbounded; completion told by a marker; errors printed; def: in emit"
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind)
+        self.library = load("psygnal")
+        load("psygnal._async").clear_async_backend()
+        self.library.set_async_backend("asyncio")
+        self.signals: dict[str, Any] = {}
+        self.marker = self.library.SignalInstance((object,))
+        self.marker.connect(_set_result)
+
+    def _signal(self, topic: str) -> Any:
+        signal = self.signals.get(topic)
+        if signal is None:
+            signal = self.signals[topic] = self.library.SignalInstance((object,))
+        return signal
+
+    def subscribe(self, topic: str, handler: Handler) -> Handler:
+        """The handler is its own handle."""
+        self._signal(topic).connect(handler)
+        return handler
+
+    def unsubscribe(self, topic: str, subscribed: Any) -> None:
+        """By signal and handler."""
+        self.signals[topic].disconnect(subscribed)
+
+    async def publish_all(self, events: int) -> None:
+        """Then wait for the marker."""
+        emit = self._signal(TOPIC).emit
+        for number in range(events):
+            emit(number)
+        if self.kind != "def":
+            await self._marked()
+
+    async def publish_each(self, events: int) -> None:
+        """With a marker behind each."""
+        for _ in range(events):
+            await self.publish_all(1)
+
+    async def _marked(self) -> None:
+        done = asyncio.get_running_loop().create_future()
+        self.marker.emit(done)
+        await done
+
+    async def aclose(self) -> None:
+        """Stop the task of the process."""
+        load("psygnal._async").clear_async_backend()
+
+    @classmethod
+    def refuses(cls, kind: Kind, events: int) -> str | None:
+        """Callbacks of all events run one after the other."""
+        return "serial: all sleeps in turn" if kind == "sleep" and events > 1 else None
+
+
+async def _set_result(done: asyncio.Future[None]) -> None:
+    done.set_result(None)
