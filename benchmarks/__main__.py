@@ -68,8 +68,8 @@ def environment(loop: str) -> dict[str, Any]:
         "loop": loop,
         "system": f"{platform.system()} {platform.machine()}",
         "processors": os.cpu_count(),
-        "peers": {peer.name: peer.version() for peer in peers.installed()},
-        "absent": [peer.name for peer in peers.absent()],
+        "peers": {name: version for name, version in peers.versions().items() if version},
+        "absent": peers.absent(),
     }
 
 
@@ -99,7 +99,7 @@ def run(
 
 def absence() -> str:
     """The peers that are not there, loudly; empty if all are."""
-    names = ", ".join(peer.name for peer in peers.absent())
+    names = ", ".join(peers.absent())
     return (
         f"!!! NOT INSTALLED, SO NOT COMPARED: {names}. Install them: pip install -e '.[bench]'"
         if names

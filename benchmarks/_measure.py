@@ -20,8 +20,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from benchmarks.peers import Role
+if TYPE_CHECKING:
+    from benchmarks.peers import Role
 
 Work = Callable[[int], Awaitable[object]]
 Round = Callable[[], Awaitable[Sequence[float]]]
@@ -182,7 +184,7 @@ async def measure(case: Case, settings: Settings) -> list[Entry]:
                     round_ = await entry.contender.prepare(stack)
                     if not case.once:
                         await round_()
-                except Exception as error:  # noqa: BLE001  # told in the table
+                except Exception as error:  # told in the table
                     entry.error = f"{type(error).__name__}: {error}"
                 else:
                     ready.append((entry, round_))
@@ -202,7 +204,7 @@ async def _turn(entry: Entry, round_: Round, settings: Settings) -> None:
     before = time.perf_counter()
     try:
         entry.samples.append(await round_())
-    except Exception as error:  # noqa: BLE001  # told in the table
+    except Exception as error:  # told in the table
         entry.error = f"{type(error).__name__}: {error}"
     entry.spent += time.perf_counter() - before
 

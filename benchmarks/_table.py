@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from benchmarks._measure import Case, Entry, Goal
+if TYPE_CHECKING:
+    from benchmarks._measure import Case, Entry, Goal
 
 Verdict = Literal["aim", "ok", "MISSED"]
 
@@ -45,6 +47,8 @@ def rows_of(workload: str, case: Case, entries: Sequence[Entry], *, judge: bool)
             measured = bool(entry.samples) and entry.error is None
             ratio = _ratio(ours, entry, number) if measured else None
             value = entry.median(number) * figure.scale if measured else None
+            if value is not None and math.isnan(value):  # it cannot do that
+                value = ratio = None
             judged = ratio if goal and goal.against else value
             yield Row(
                 workload=workload,
@@ -121,10 +125,12 @@ def format_case(rows: Sequence[Row]) -> str:
 def format_row(row: Row) -> str:
     """One line. A figure of less than three digits has two decimals."""
     median = "-" if row.median is None else number(row.median)
+    unit = "" if row.median is None else row.unit
     spread = "" if row.spread is None else f"{row.spread:.0%}"
     line = (
-        f"  {row.contender:<22}{median:>12} {row.unit:<8}{spread:>7}"
-        f"{number(row.ratio):>9}{number(row.at_least):>9}{number(row.aim):>7}  {row.verdict or '':<8}"
+        f"  {row.contender:<22}{median:>12} {unit:<8}{spread:>7}"
+        f"{number(row.ratio):>9}{number(row.at_least):>9}{number(row.aim):>7}"
+        f"  {row.verdict or '':<8}"
     )
     return f"{line}{row.note}".rstrip()
 

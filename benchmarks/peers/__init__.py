@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError
+import importlib.metadata
 
 from benchmarks.peers._adapter import TOPIC, Adapter, Role, load, prove
 from benchmarks.peers.floors import Gather, Serial, TaskGroup, Tasks
@@ -32,8 +32,10 @@ __all__ = [
     "Tasks",
     "absent",
     "installed",
+    "is_present",
     "load",
     "prove",
+    "versions",
 ]
 
 PEERS: tuple[type[Adapter], ...] = (
@@ -49,20 +51,34 @@ PEERS: tuple[type[Adapter], ...] = (
 FLOORS: tuple[type[Adapter], ...] = (Serial, Tasks, Gather, TaskGroup)
 
 
-def is_installed(adapter: type[Adapter]) -> bool:
-    """Whether the library of an adapter is there."""
+MATCHING_ALONE = ("paho-mqtt",)
+"""Compared in matching only: its matcher is no bus."""
+
+
+def version_of(distribution: str) -> str | None:
+    """The installed version of a library; None if there is none."""
     try:
-        adapter.version()
-    except PackageNotFoundError:
-        return False
-    return True
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def is_present(distribution: str | None) -> bool:
+    """Whether a library is installed; what needs none always is."""
+    return distribution is None or version_of(distribution) is not None
 
 
 def installed() -> list[type[Adapter]]:
-    """The peers that can be compared."""
-    return [peer for peer in PEERS if is_installed(peer)]
+    """The peers that can be compared as buses."""
+    return [peer for peer in PEERS if is_present(peer.distribution)]
 
 
-def absent() -> list[type[Adapter]]:
-    """The peers that cannot, because they are not installed."""
-    return [peer for peer in PEERS if not is_installed(peer)]
+def versions() -> dict[str, str | None]:
+    """The version of each peer, None for those that are absent."""
+    names = [peer.distribution or peer.name for peer in PEERS]
+    return {name: version_of(name) for name in (*names, *MATCHING_ALONE)}
+
+
+def absent() -> list[str]:
+    """The peers that cannot be compared, because they are not installed."""
+    return [name for name, version in versions().items() if version is None]

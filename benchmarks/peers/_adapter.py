@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import importlib.metadata
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal
 
 from benchmarks._handlers import Handler, Kind, make_counter, make_handler
 
@@ -73,6 +72,13 @@ class Adapter(ABC):
         """Have all events under way at the same time, and wait for the last."""
         await self.publish_all(events)
 
+    async def publish_one(self, value: float) -> None:
+        """Publish an event with this value, and wait for no more than the library makes one wait.
+
+        Raises ``NotImplementedError`` where nothing measures it.
+        """
+        raise NotImplementedError
+
     async def aclose(self) -> None:  # noqa: B027  # most have nothing to close
         """Stop what runs in the background."""
 
@@ -81,19 +87,17 @@ class Adapter(ABC):
         """Why it cannot have so many events under way in reasonable time, or None."""
         return None
 
-    @final
-    @classmethod
-    def version(cls) -> str:
-        """The installed version. Raises ``PackageNotFoundError`` if there is none."""
-        return importlib.metadata.version(cls.distribution) if cls.distribution else ""
-
 
 class Sending(Adapter):
     """A library whose sending *is* the waiting: there is no burst but one send after the other."""
 
     @abstractmethod
-    async def send(self) -> None:
+    async def send(self, value: float) -> None:
         """Publish one event and wait for its handlers."""
+
+    async def publish_one(self, value: float) -> None:
+        """Which runs the handlers."""
+        await self.send(value)
 
     async def publish_all(self, events: int) -> None:
         """As each of them: nothing is queued."""
@@ -101,7 +105,7 @@ class Sending(Adapter):
 
     async def publish_at_once(self, events: int) -> None:
         """Let the publishers, which do the work, run side by side."""
-        await asyncio.gather(*(self.send() for _ in range(events)))
+        await asyncio.gather(*(self.send(number) for number in range(events)))
 
 
 async def prove(adapter: Adapter, way: str, handlers: int, events: int = 3) -> None:

@@ -23,10 +23,12 @@ class _Floor(Adapter):
         self.handlers: Handlers = {}
 
     def subscribe(self, topic: str, handler: Handler) -> Handler:
+        """The handler is its own handle."""
         self.handlers.setdefault(topic, []).append(handler)
         return handler
 
     def unsubscribe(self, topic: str, subscribed: Handler) -> None:
+        """An empty list goes too."""
         handlers = self.handlers[topic]
         handlers.remove(subscribed)
         if not handlers:
@@ -39,10 +41,13 @@ class Serial(_Floor, Sending):
     name = "floor: in series"
     lacks = "serial"
 
-    async def send(self) -> None:
-        await self.publish_each(1)
+    async def send(self, value: float) -> None:
+        """One event to async handlers."""
+        for handler in self.handlers[TOPIC]:
+            await handler(value)
 
     async def publish_each(self, events: int) -> None:
+        """Two loops without a call between them."""
         if self.kind == "def":
             for number in range(events):
                 for handler in self.handlers[TOPIC]:
@@ -59,10 +64,14 @@ class Tasks(_Floor, Sending):
     name = "floor: create_task"
     lacks = "first error only"
 
-    async def send(self) -> None:
-        await self.publish_each(1)
+    async def send(self, value: float) -> None:
+        """One event."""
+        create_task = asyncio.get_running_loop().create_task
+        for task in [create_task(handler(value)) for handler in self.handlers[TOPIC]]:
+            await task
 
     async def publish_each(self, events: int) -> None:
+        """The same without a call between."""
         create_task = asyncio.get_running_loop().create_task
         for number in range(events):
             for task in [create_task(handler(number)) for handler in self.handlers[TOPIC]]:
@@ -75,10 +84,12 @@ class Gather(_Floor, Sending):
     name = "floor: gather"
     lacks = "first error only"
 
-    async def send(self) -> None:
-        await self.publish_each(1)
+    async def send(self, value: float) -> None:
+        """One event."""
+        await asyncio.gather(*[handler(value) for handler in self.handlers[TOPIC]])
 
     async def publish_each(self, events: int) -> None:
+        """The same without a call between."""
         for number in range(events):
             await asyncio.gather(*[handler(number) for handler in self.handlers[TOPIC]])
 
@@ -90,11 +101,13 @@ class TaskGroup(_Floor):
     lacks = "an error cancels the rest"
 
     async def publish_all(self, events: int) -> None:
+        """A group for all."""
         async with asyncio.TaskGroup() as group:
             for number in range(events):
                 for handler in self.handlers[TOPIC]:
                     group.create_task(handler(number))
 
     async def publish_each(self, events: int) -> None:
+        """A group for each."""
         for _ in range(events):
             await self.publish_all(1)

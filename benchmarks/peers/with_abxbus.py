@@ -16,7 +16,7 @@ class Abxbus(Adapter):
     name = "abxbus"
     distribution = "abxbus"
     module = "abxbus"
-    lacks = "no wildcards; keeps a history"
+    lacks = "no wildcards, no order as set here; keeps a history"
     burst = 100
 
     def __init__(self, kind: Kind) -> None:

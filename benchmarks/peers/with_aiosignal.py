@@ -16,7 +16,7 @@ class Aiosignal(Sending):
     name = "aiosignal"
     distribution = "aiosignal"
     module = "aiosignal"
-    lacks = "serial, no isolation, no queue; frozen before the first send"
+    lacks = "serial, no isolation, no queue; frozen list"
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
@@ -35,9 +35,11 @@ class Aiosignal(Sending):
         """As from a list, before it is frozen."""
         self.signals[topic].remove(subscribed)
 
-    async def send(self) -> None:
+    async def send(self, value: float) -> None:
         """One event."""
-        await self.publish_each(1)
+        signal = self.signals[TOPIC]
+        signal.freeze()
+        await signal.send(value)
 
     async def publish_each(self, events: int) -> None:
         """In the sender."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks._handlers import Handler, Kind
 from benchmarks.peers._adapter import TOPIC, Sending, load
+
+if TYPE_CHECKING:
+    from benchmarks._handlers import Handler, Kind
 
 
 class Blinker(Sending):
@@ -14,7 +16,7 @@ class Blinker(Sending):
     name = "blinker"
     distribution = "blinker"
     module = "blinker"
-    lacks = "serial, no order of handlers, no isolation, no queue"
+    lacks = "serial, no order, no isolation, no queue"
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
@@ -30,9 +32,9 @@ class Blinker(Sending):
         """By signal and receiver."""
         self.namespace.signal(topic).disconnect(subscribed)
 
-    async def send(self) -> None:
+    async def send(self, value: float) -> None:
         """One event."""
-        await self.publish_each(1)
+        await self.signal.send_async(value)
 
     async def publish_each(self, events: int) -> None:
         """In the sender."""

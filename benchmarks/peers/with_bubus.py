@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.peers._adapter import Adapter, load
 from benchmarks.peers.with_abxbus import _class_name, _new_event
@@ -17,7 +17,7 @@ class Bubus(Adapter):
     name = "bubus"
     distribution = "bubus"
     module = "bubus"
-    lacks = "no wildcards; refuses the 51st event; one event at a time per process"
+    lacks = "no wildcards; 50 events, then refuses; one at a time"
     burst = 40
 
     def __init__(self, kind: Kind) -> None:

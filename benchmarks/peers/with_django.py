@@ -17,7 +17,7 @@ class Django(Sending):
     name = "django"
     distribution = "django"
     module = "django.dispatch"
-    lacks = "no order between events, no queue; send: not isolated; asend: first error only"
+    lacks = "no order, no bound, no queue; first error only"
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
@@ -40,9 +40,9 @@ class Django(Sending):
         """By signal and receiver."""
         self.signals[topic].disconnect(subscribed)
 
-    async def send(self) -> None:
+    async def send(self, value: float) -> None:
         """One event."""
-        await self.publish_each(1)
+        await self.signals[TOPIC].asend(None, event=value)
 
     async def publish_each(self, events: int) -> None:
         """In the sender."""

@@ -17,7 +17,7 @@ class Psygnal(Adapter):
     name = "psygnal"
     distribution = "psygnal"
     module = "psygnal"
-    lacks = "serial, unbounded; completion told by a marker; errors printed; def: in emit"
+    lacks = "serial, no bound, no await (a marker tells)"
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)

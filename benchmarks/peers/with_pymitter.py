@@ -16,7 +16,7 @@ class Pymitter(Sending):
     name = "pymitter"
     distribution = "pymitter"
     module = "pymitter"
-    lacks = "no order, no bound; first error only; def: not isolated"
+    lacks = "no order, no bound, no queue; first error only"
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
@@ -31,9 +31,9 @@ class Pymitter(Sending):
         """By topic and handler."""
         self.emitter.off(topic, subscribed)
 
-    async def send(self) -> None:
+    async def send(self, value: float) -> None:
         """One event."""
-        await self.emitter.emit_async(TOPIC, 0)
+        await self.emitter.emit_async(TOPIC, value)
 
     async def publish_each(self, events: int) -> None:
         """With the call that a running loop allows; ``emit`` for ``def`` handlers."""

@@ -9,12 +9,39 @@ Then add it to the tuple below and to the table in README.md, which a test compa
 
 from __future__ import annotations
 
-from benchmarks._measure import Workload
-from benchmarks.workloads import burst, sleeping, waiting
+from typing import TYPE_CHECKING
+
+from benchmarks.workloads import (
+    burst,
+    endurance,
+    importing,
+    latency,
+    matching,
+    sleeping,
+    subscribing,
+    threads,
+    typed,
+    waiting,
+)
+
+if TYPE_CHECKING:
+    from benchmarks._measure import Workload
 
 __all__ = ["WORKLOADS"]
 
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
-    for workload in (burst.BURST, burst.BURST_DEF, waiting.WORKLOAD, sleeping.WORKLOAD)
+    for workload in (
+        burst.ASYNC,
+        burst.DEF,
+        waiting.WORKLOAD,
+        sleeping.WORKLOAD,
+        matching.WORKLOAD,
+        subscribing.WORKLOAD,
+        latency.WORKLOAD,
+        threads.WORKLOAD,
+        endurance.WORKLOAD,
+        importing.WORKLOAD,
+        typed.WORKLOAD,
+    )
 }

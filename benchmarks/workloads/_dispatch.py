@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from benchmarks import peers
-from benchmarks._handlers import Kind
 from benchmarks._measure import US, Case, Contender, Figure, Goal, Round, Settings, timed
 from benchmarks.peers import TOPIC, Adapter
+
+if TYPE_CHECKING:
+    from benchmarks._handlers import Kind
 
 HUNDREDTH = 0.01
 SLOWER_BY_A_HUNDRED = tuple(Goal(against=name, at_least=HUNDREDTH) for name in ("abxbus", "bubus"))

@@ -68,7 +68,7 @@ def burst_def(settings: Settings) -> Iterator[Case]:
         )
 
 
-BURST = Workload(name="burst", title="burst of events to async handlers, per delivery", cases=burst)
-BURST_DEF = Workload(
+ASYNC = Workload(name="burst", title="burst of events to async handlers, per delivery", cases=burst)
+DEF = Workload(
     name="burst-def", title="burst of events to def handlers, per delivery", cases=burst_def
 )
