@@ -42,6 +42,8 @@ class Adapter(ABC):
     """Where it does less than the bus, in a phrase."""
     burst: ClassVar[int] = 1_000
     """How many events it can take between two waits."""
+    deliveries: ClassVar[int] = 1_000_000
+    """How many deliveries it gets done between two waits before the reader has lost patience."""
     module: ClassVar[str] = ""
     """What an application imports to use it."""
 
@@ -81,6 +83,11 @@ class Adapter(ABC):
 
     async def aclose(self) -> None:  # noqa: B027  # most have nothing to close
         """Stop what runs in the background."""
+
+    @classmethod
+    def events_for(cls, handlers: int, events: int) -> int:
+        """How many of so many events it publishes between two waits. Costs are per delivery."""
+        return min(events, cls.burst, max(1, cls.deliveries // handlers))
 
     @classmethod
     def refuses(cls, kind: Kind, events: int) -> str | None:

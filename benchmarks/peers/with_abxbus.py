@@ -18,6 +18,7 @@ class Abxbus(Adapter):
     module = "abxbus"
     lacks = "no wildcards, no order as set here; keeps a history"
     burst = 100
+    deliveries = 1_000
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)

@@ -19,6 +19,7 @@ class Bubus(Adapter):
     module = "bubus"
     lacks = "no wildcards; 50 events, then refuses; one at a time"
     burst = 40
+    deliveries = 100
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
