@@ -113,7 +113,7 @@ def _absentee(workload: str, case: Case, name: str, unit: str, reason: str) -> R
 
 
 HEAD = (
-    f"  {'':<22}{'median':>12} {'':<8}{'spread':>7}{'ours/it':>9}{'at least':>9}{'aim':>7}  verdict"
+    f"  {'':<22}{'median':>12} {'':<9}{'spread':>7}{'ours/it':>9}{'at least':>9}{'aim':>7}  verdict"
 )
 
 
@@ -123,16 +123,47 @@ def format_case(rows: Sequence[Row]) -> str:
 
 
 def format_row(row: Row) -> str:
-    """One line. A figure of less than three digits has two decimals."""
-    median = "-" if row.median is None else number(row.median)
+    """One line; at its end, where the contender does less."""
     unit = "" if row.median is None else row.unit
-    spread = "" if row.spread is None else f"{row.spread:.0%}"
     line = (
-        f"  {row.contender:<22}{median:>12} {unit:<8}{spread:>7}"
+        f"  {row.contender:<22}{number(row.median) or '-':>12} {unit:<9}{percent(row.spread):>7}"
         f"{number(row.ratio):>9}{number(row.at_least):>9}{number(row.aim):>7}"
         f"  {row.verdict or '':<8}"
     )
     return f"{line}{row.note}".rstrip()
+
+
+def format_summary(rows: Sequence[Row]) -> str:
+    """Where it must stand: the rows that have a goal. Of one goal in many cases, the worst."""
+    head = f"{'Where it must stand':<66}{'against':<20}{'is':>9} {'':<9}"
+    lines = [f"{head}{'at least':>8}{'aim':>7}  verdict"]
+    for row, cases in _worst(rows):
+        where = f"{row.workload}: {row.case}" + (f" (worst of {cases})" if cases > 1 else "")
+        judged = row.median if row.ratio is None else row.ratio
+        lines.append(
+            f"{where:<66}{'' if row.ratio is None else row.contender:<20}{number(judged):>9} "
+            f"{'ours/it' if row.ratio is not None else row.unit:<9}"
+            f"{number(row.at_least):>8}{number(row.aim):>7}  {row.verdict}"
+        )
+    return "\n".join(lines)
+
+
+def _worst(rows: Sequence[Row]) -> Iterator[tuple[Row, int]]:
+    """The judged rows; those with a goal that stands in more than four cases become one."""
+    judged = [row for row in rows if row.verdict is not None]
+    same: dict[object, list[Row]] = {}
+    for row in judged:
+        same.setdefault((row.contender, row.at_least, row.aim, row.unit), []).append(row)
+    for group in same.values():
+        if len(group) > 4:
+            yield max(group, key=lambda row: row.ratio or 0.0), len(group)
+        else:
+            yield from ((row, 1) for row in group)
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage."""
+    return "" if value is None else f"{value:.0%}"
 
 
 def number(value: float | None) -> str:

@@ -23,12 +23,10 @@ class _Floor(Adapter):
         self.handlers: Handlers = {}
 
     def subscribe(self, topic: str, handler: Handler) -> Handler:
-        """The handler is its own handle."""
         self.handlers.setdefault(topic, []).append(handler)
         return handler
 
     def unsubscribe(self, topic: str, subscribed: Handler) -> None:
-        """An empty list goes too."""
         handlers = self.handlers[topic]
         handlers.remove(subscribed)
         if not handlers:
@@ -42,7 +40,6 @@ class Serial(_Floor, Sending):
     lacks = "serial"
 
     async def send(self, value: float) -> None:
-        """One event to async handlers."""
         for handler in self.handlers[TOPIC]:
             await handler(value)
 
@@ -65,13 +62,11 @@ class Tasks(_Floor, Sending):
     lacks = "first error only"
 
     async def send(self, value: float) -> None:
-        """One event."""
         create_task = asyncio.get_running_loop().create_task
         for task in [create_task(handler(value)) for handler in self.handlers[TOPIC]]:
             await task
 
     async def publish_each(self, events: int) -> None:
-        """The same without a call between."""
         create_task = asyncio.get_running_loop().create_task
         for number in range(events):
             for task in [create_task(handler(number)) for handler in self.handlers[TOPIC]]:
@@ -85,11 +80,9 @@ class Gather(_Floor, Sending):
     lacks = "first error only"
 
     async def send(self, value: float) -> None:
-        """One event."""
         await asyncio.gather(*[handler(value) for handler in self.handlers[TOPIC]])
 
     async def publish_each(self, events: int) -> None:
-        """The same without a call between."""
         for number in range(events):
             await asyncio.gather(*[handler(number) for handler in self.handlers[TOPIC]])
 
@@ -101,13 +94,11 @@ class TaskGroup(_Floor):
     lacks = "an error cancels the rest"
 
     async def publish_all(self, events: int) -> None:
-        """A group for all."""
         async with asyncio.TaskGroup() as group:
             for number in range(events):
                 for handler in self.handlers[TOPIC]:
                     group.create_task(handler(number))
 
     async def publish_each(self, events: int) -> None:
-        """A group for each."""
         for _ in range(events):
             await self.publish_all(1)

@@ -28,22 +28,18 @@ class Ours(Adapter):
         return self.bus.subscribe(handler, topic, concurrency=100 if self.kind == "sleep" else 1)
 
     def unsubscribe(self, topic: str, subscribed: Any) -> None:
-        """By the handle."""
         subscribed.unsubscribe()
 
     async def publish_one(self, value: float) -> None:
-        """Accepted when it returns."""
         await self.bus.publish(TOPIC, value)
 
     async def publish_all(self, events: int) -> None:
-        """Then settle."""
         publish = self.bus.publish
         for number in range(events):
             await publish(TOPIC, number)
         await self.bus.settle()
 
     async def publish_each(self, events: int) -> None:
-        """By the outcomes."""
         publish_and_wait = self.bus.publish_and_wait
         for number in range(events):
             await publish_and_wait(TOPIC, number)

@@ -33,25 +33,20 @@ class Abxbus(Adapter):
         )
 
     def subscribe(self, topic: str, handler: Handler) -> Any:
-        """By the name of the event's class."""
         return self.bus.on(_class_name(topic), handler)
 
     def unsubscribe(self, topic: str, subscribed: Any) -> None:
-        """By topic and handle."""
         self.bus.off(_class_name(topic), subscribed)
 
     async def publish_all(self, events: int) -> None:
-        """Then await the events."""
         for event in [self.bus.emit(self.event(number=number)) for number in range(events)]:
             await event
 
     async def publish_each(self, events: int) -> None:
-        """And await it."""
         for number in range(events):
             await self.bus.emit(self.event(number=number))
 
     async def aclose(self) -> None:
-        """Stop its loop."""
         await self.bus.destroy()
 
 

@@ -24,7 +24,6 @@ class Aiosignal(Sending):
         self.signals: dict[str, Any] = {}
 
     def subscribe(self, topic: str, handler: Handler) -> Handler:
-        """The handler is its own handle."""
         signal = self.signals.get(topic)
         if signal is None:
             signal = self.signals[topic] = self.library.Signal(self)
@@ -36,13 +35,11 @@ class Aiosignal(Sending):
         self.signals[topic].remove(subscribed)
 
     async def send(self, value: float) -> None:
-        """One event."""
         signal = self.signals[TOPIC]
         signal.freeze()
         await signal.send(value)
 
     async def publish_each(self, events: int) -> None:
-        """In the sender."""
         signal = self.signals[TOPIC]
         signal.freeze()
         for number in range(events):

@@ -29,15 +29,12 @@ class Blinker(Sending):
         return handler
 
     def unsubscribe(self, topic: str, subscribed: Any) -> None:
-        """By signal and receiver."""
         self.namespace.signal(topic).disconnect(subscribed)
 
     async def send(self, value: float) -> None:
-        """One event."""
         await self.signal.send_async(value)
 
     async def publish_each(self, events: int) -> None:
-        """In the sender."""
         if self.kind == "def":
             send = self.signal.send
             for number in range(events):

@@ -32,12 +32,10 @@ class Bubus(Adapter):
         self.bus.on(_class_name(topic), handler)
 
     async def publish_all(self, events: int) -> None:
-        """Then await the events."""
         for event in [self.bus.dispatch(self.event(number=number)) for number in range(events)]:
             await event
 
     async def publish_each(self, events: int) -> None:
-        """And await it."""
         for number in range(events):
             await self.bus.dispatch(self.event(number=number))
 

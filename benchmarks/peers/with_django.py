@@ -25,7 +25,6 @@ class Django(Sending):
         self.signals: dict[str, Any] = {}
 
     def make_handler(self) -> Handler:
-        """Receivers are called with keywords alone."""
         return make_keyword_handler(self.kind)
 
     def subscribe(self, topic: str, handler: Handler) -> Handler:
@@ -37,15 +36,12 @@ class Django(Sending):
         return handler
 
     def unsubscribe(self, topic: str, subscribed: Any) -> None:
-        """By signal and receiver."""
         self.signals[topic].disconnect(subscribed)
 
     async def send(self, value: float) -> None:
-        """One event."""
         await self.signals[TOPIC].asend(None, event=value)
 
     async def publish_each(self, events: int) -> None:
-        """In the sender."""
         signal = self.signals[TOPIC]
         if self.kind == "def":
             for number in range(events):

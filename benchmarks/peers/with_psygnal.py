@@ -35,16 +35,13 @@ class Psygnal(Adapter):
         return signal
 
     def subscribe(self, topic: str, handler: Handler) -> Handler:
-        """The handler is its own handle."""
         self._signal(topic).connect(handler)
         return handler
 
     def unsubscribe(self, topic: str, subscribed: Any) -> None:
-        """By signal and handler."""
         self.signals[topic].disconnect(subscribed)
 
     async def publish_all(self, events: int) -> None:
-        """Then wait for the marker."""
         emit = self._signal(TOPIC).emit
         for number in range(events):
             emit(number)
@@ -52,7 +49,6 @@ class Psygnal(Adapter):
             await self._marked()
 
     async def publish_each(self, events: int) -> None:
-        """With a marker behind each."""
         for _ in range(events):
             await self.publish_all(1)
 
@@ -62,7 +58,6 @@ class Psygnal(Adapter):
         await done
 
     async def aclose(self) -> None:
-        """Stop the task of the process."""
         load("psygnal._async").clear_async_backend()
 
     @classmethod

@@ -23,16 +23,13 @@ class Pyee(Adapter):
         self.emitter = load("pyee.asyncio").AsyncIOEventEmitter()
 
     def subscribe(self, topic: str, handler: Handler) -> Handler:
-        """The handler is its own handle."""
         self.emitter.on(topic, handler)
         return handler
 
     def unsubscribe(self, topic: str, subscribed: Any) -> None:
-        """By topic and handler."""
         self.emitter.remove_listener(topic, subscribed)
 
     async def publish_one(self, value: float) -> None:
-        """Tasks are made, and nothing is waited for."""
         self.emitter.emit(TOPIC, value)
 
     async def publish_all(self, events: int) -> None:

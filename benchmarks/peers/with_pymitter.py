@@ -23,16 +23,13 @@ class Pymitter(Sending):
         self.emitter = load("pymitter").EventEmitter()
 
     def subscribe(self, topic: str, handler: Handler) -> Handler:
-        """The handler is its own handle."""
         self.emitter.on(topic, handler)
         return handler
 
     def unsubscribe(self, topic: str, subscribed: Any) -> None:
-        """By topic and handler."""
         self.emitter.off(topic, subscribed)
 
     async def send(self, value: float) -> None:
-        """One event."""
         await self.emitter.emit_async(TOPIC, value)
 
     async def publish_each(self, events: int) -> None:

@@ -3,9 +3,7 @@
 The patterns have four tokens: 60 % literal, 20 % ``r.id.m.*``, 10 % ``r.id.**``, 5 % each
 ``*.id.m.a`` and ``r.id.*.a``; a topic matches two on average. A *hit* is a topic that was matched
 before, a *miss* one that was not, or is forgotten: then ours checks it, walks and remembers.
-The index is asked itself, with members as small as it allows; peers that remember nothing pay the
-same for both. MQTT's separators, and its ``+`` and ``+/#`` for ``*`` and ``**``, are written
-into the patterns and topics of paho beforehand, and pymitter's ``**`` is ``*.*``, its nearest.
+Matchers that remember nothing pay the same for both.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from itertools import product
-from typing import Any
 
 from benchmarks import peers
 from benchmarks._measure import (
@@ -29,154 +26,12 @@ from benchmarks._measure import (
     Workload,
     timed,
 )
-from eventbus._index import Index
-from eventbus.topics import check_topic
+from benchmarks.peers.matchers import MATCHERS, Exact, Match, Matcher, WildPymitter
 
 ROOTS = [f"r{number}" for number in range(50)]
 HOT = 500
 COLD = 6_000
 """More topics than the caches hold, so that going round them never hits."""
-
-Match = Callable[[str], object]
-
-
-class Member:
-    """The least that an index takes for a subscription."""
-
-    __slots__ = ("number",)
-
-    plain = True
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
-class Matcher:
-    """Patterns in one library: how they get in and out, and the two ways to ask."""
-
-    name = "eventbus"
-    role: peers.Role = "ours"
-    lacks = ""
-    distribution: str | None = None
-    largest = 10**9
-    """The most patterns that it can be asked for in reasonable time."""
-
-    def __init__(self) -> None:
-        self.index: Index[Member] = Index()
-        self.members = 0
-
-    def spell(self, pattern_or_topic: str) -> str:
-        """As the library writes it."""
-        return pattern_or_topic
-
-    def add(self, pattern: str) -> Any:
-        """Returns what `remove` wants."""
-        self.members += 1
-        member = Member(self.members)
-        self.index.add(member, (pattern,))
-        return member
-
-    def remove(self, pattern: str, added: Any) -> None:
-        """Take it out again."""
-        self.index.remove(added, (pattern,))
-
-    def hit(self, topic: str) -> object:
-        """Match a topic as a publish does."""
-        return self.index.match(topic) or self.index.route(check_topic(topic))
-
-    def walk(self, topic: str) -> object:
-        """Match it without remembering."""
-        return self.index.walk(topic)
-
-
-class Paho(Matcher):
-    """paho-mqtt's trie."""
-
-    name = "paho-mqtt"
-    role = "peer"
-    lacks = "a value per pattern; nothing remembered"
-    distribution = "paho-mqtt"
-
-    def __init__(self) -> None:
-        self.matcher = peers.load("paho.mqtt.matcher").MQTTMatcher()
-
-    def spell(self, pattern_or_topic: str) -> str:
-        """With MQTT's separator and wildcards."""
-        tokens = [{"*": "+", "**": "+/#"}.get(each, each) for each in pattern_or_topic.split(".")]
-        return "/".join(tokens)
-
-    def add(self, pattern: str) -> Any:
-        """A filter is its own handle."""
-        self.matcher[pattern] = pattern
-
-    def remove(self, pattern: str, added: Any) -> None:
-        """By the filter."""
-        del self.matcher[pattern]
-
-    def hit(self, topic: str) -> object:
-        """All values."""
-        return list(self.matcher.iter_match(topic))
-
-    walk = hit
-
-
-class Pymitter(Matcher):
-    """pymitter's tree, which compares each node of a level."""
-
-    name = "pymitter"
-    role = "peer"
-    lacks = "no **; nothing remembered"
-    distribution = "pymitter"
-    largest = 100_000
-
-    def __init__(self) -> None:
-        self.emitter = peers.load("pymitter").EventEmitter(wildcard=True)
-
-    def spell(self, pattern_or_topic: str) -> str:
-        """The nearest pattern that it has."""
-        return pattern_or_topic.replace("**", "*.*")
-
-    def add(self, pattern: str) -> Any:
-        """The listener is the same for all."""
-        self.emitter.on(pattern, print)
-
-    def remove(self, pattern: str, added: Any) -> None:
-        """By pattern and listener."""
-        self.emitter.off(pattern, print)
-
-    def hit(self, topic: str) -> object:
-        """All listeners."""
-        return self.emitter.listeners(topic)
-
-    walk = hit
-
-
-class Exact(Matcher):
-    """A dict by topic: no patterns, so it is a floor."""
-
-    name = "floor: dict hit"
-    role = "floor"
-    lacks = "no wildcards"
-
-    def __init__(self) -> None:
-        self.topics: dict[str, object] = {}
-
-    def hit(self, topic: str) -> object:
-        """With a frame around it: `_hit_of` has none."""
-        return self.topics.get(topic)
-
-    walk = hit
-
-    def add(self, pattern: str) -> Any:
-        """As if it were a topic."""
-        self.topics[pattern] = pattern
-
-    def remove(self, pattern: str, added: Any) -> None:
-        """By the topic."""
-        del self.topics[pattern]
-
-
-MATCHERS: tuple[type[Matcher], ...] = (Matcher, Paho, Pymitter, Exact)
 
 
 def make_patterns(number: int) -> list[str]:
@@ -223,7 +78,7 @@ def goals_of(number: int) -> list[Goal]:
             Goal(against=Exact.name, at_least=4, aim=2.5),
             Goal(at_least=6, aim=4, figure=1),
         ]
-    against = Goal(against=Pymitter.name, at_least=1 / 500, figure=1)
+    against = Goal(against=WildPymitter.name, at_least=1 / 500, figure=1)
     return [against] if number == 100_000 else []
 
 
@@ -271,26 +126,19 @@ async def _prepare_size(
         [matcher.spell(topic) for topic in make_topics(number, len(patterns), seed=number)]
         for number in (settings.pick(HOT, 20), settings.pick(COLD, 50))
     )
-    hit = timed(_asking(_hit_of(matcher), hot), len(hot), settings)
-    miss = timed(_asking_on(matcher.hit, cold), 1, settings)
+    hit = timed(_asking(matcher.hit, hot), len(hot), settings)
+    miss = timed(_asking_on(matcher.match, cold), 1, settings)
     for topic in hot:
-        matcher.hit(topic)
+        matcher.match(topic)
 
     async def both() -> tuple[float, float]:
         (missed,) = await miss()
         for topic in hot:
-            matcher.hit(topic)
+            matcher.match(topic)
         (found,) = await hit()
         return found, missed
 
     return both
-
-
-def _hit_of(matcher: Matcher) -> Match:
-    """What a publish calls first. No frame of ours is around it, where it can be without."""
-    if isinstance(matcher, Exact):
-        return matcher.topics.get
-    return matcher.index.match if type(matcher) is Matcher else matcher.hit
 
 
 def _asking(match: Match, topics: list[str]) -> Callable[[int], Awaitable[None]]:
@@ -340,7 +188,7 @@ def adversarial(settings: Settings) -> Iterator[Case]:
             len(patterns),
             partial(_prepare_walk, patterns, topic, settings),
             figures=[US],
-            without=(Pymitter, Exact),
+            without=(WildPymitter, Exact),
         )
 
 
@@ -372,7 +220,7 @@ def churn(settings: Settings) -> Iterator[Case]:
             number,
             partial(_prepare_churn, patterns, pattern, settings),
             figures=[Figure("µs cycle", 1e6)],
-            without=(Pymitter, Exact),
+            without=(WildPymitter, Exact),
         )
 
 
@@ -394,7 +242,7 @@ async def _prepare_churn(
         for _ in range(times):
             for topic in topics:
                 added = matcher.add(spelled)
-                matcher.hit(topic)
+                matcher.match(topic)
                 matcher.remove(spelled, added)
 
     return timed(work, len(topics), settings)
