@@ -140,7 +140,12 @@ class Entry:
         return (high - low) / middle
 
 
-def timed(work: Work, units: int, settings: Settings) -> Round:
+def timed(
+    work: Work,
+    units: int,
+    settings: Settings,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Round:
     """A round that times ``work(times)`` and returns the seconds per unit of work.
 
     ``units`` is how many units one time is. The first call, which is the warm-up, finds out how
@@ -148,29 +153,22 @@ def timed(work: Work, units: int, settings: Settings) -> Round:
     """
     times = 0
 
+    async def took(times: int) -> float:
+        before = clock()
+        await work(times)
+        return clock() - before
+
     async def run() -> tuple[float]:
         nonlocal times
-        if not times:
-            times, seconds = await _calibrate(work, settings.seconds)
-        else:
-            seconds = await _time(work, times) / times
-        return (seconds / units,)
+        if times:
+            return (await took(times) / (times * units),)
+        tried = 1
+        while (seconds := await took(tried)) < settings.seconds / 4:
+            tried *= 4
+        times = max(1, round(tried * settings.seconds / seconds))
+        return (seconds / (tried * units),)
 
     return run
-
-
-async def _time(work: Work, times: int) -> float:
-    before = time.perf_counter()
-    await work(times)
-    return time.perf_counter() - before
-
-
-async def _calibrate(work: Work, seconds: float) -> tuple[int, float]:
-    """How many times make a round, and the seconds that one has taken so far."""
-    times = 1
-    while (took := await _time(work, times)) < seconds / 4:
-        times *= 4
-    return max(1, round(times * seconds / took)), took / times
 
 
 async def measure(case: Case, settings: Settings) -> list[Entry]:

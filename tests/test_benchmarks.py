@@ -122,13 +122,15 @@ async def test_a_timed_round_is_per_unit_and_long_enough() -> None:
     async def work(times: int) -> None:
         asked.append(times)
 
-    run = timed(work, 10, QUICK)
-    (seconds,) = await run()
-    await run()
-    assert asked == [1, 1]
-    assert 0 < seconds < 0.1
-    await timed(work, 10, Settings(seconds=1e-4))()
-    assert asked[2:] == [4**power for power in range(len(asked) - 2)]
+    def clock() -> float:
+        return float(sum(asked))  # each time takes a second
+
+    run = timed(work, 10, Settings(seconds=100.0), clock)
+    assert [await run(), await run()] == [(0.1,), (0.1,)]
+    assert asked == [1, 4, 16, 64, 100]
+    quick = timed(work, 10, QUICK, clock)
+    assert [await quick(), await quick()] == [(0.1,), (0.1,)]
+    assert asked[5:] == [1, 1]
 
 
 def test_medians_and_spreads() -> None:
