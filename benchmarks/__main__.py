@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
@@ -67,10 +68,20 @@ def environment(loop: str) -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "loop": loop,
         "system": f"{platform.system()} {platform.machine()}",
-        "processors": os.cpu_count(),
+        "processors": f"{os.cpu_count()} x {processor()}",
         "peers": {name: version for name, version in peers.versions().items() if version},
         "absent": peers.absent(),
     }
+
+
+def processor() -> str:
+    """What the system calls its processor."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor() or "unknown"
+    models = [line.partition(":")[2].strip() for line in told.splitlines() if "model name" in line]
+    return models[0] if models else platform.machine()
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -146,7 +157,7 @@ def describe(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["peers"].items())
     return (
         f"eventbus {machine['eventbus']}, {machine['python']}, {machine['loop']}, "
-        f"{machine['system']}, {machine['processors']} processors; peers: {versions or 'none'}"
+        f"{machine['system']}, {machine['processors']}; peers: {versions or 'none'}"
     )
 
 

@@ -15,6 +15,7 @@ round frozen. Cases with ``collecting=True`` leave it on and freeze nothing, as 
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -73,7 +74,7 @@ class Goal:
     """Where the bus must stand in one figure of a case.
 
     ``against`` a contender's name, the limits are ratios ours/theirs; without, they are in the
-    unit of the figure. None: the issue sets none.
+    unit of the figure.
     """
 
     at_least: float
@@ -134,7 +135,7 @@ class Entry:
         """The distance between the quartiles over the median; None for fewer than three rounds."""
         values = [sample[figure] for sample in self.samples]
         middle = statistics.median(values)
-        if len(values) < 3 or middle == 0:
+        if len(values) < 3 or middle == 0 or math.isnan(middle):
             return None
         low, _, high = statistics.quantiles(values, n=4, method="inclusive")
         return (high - low) / middle

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,10 +17,17 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
+from benchmarks import peers
 from benchmarks._measure import Case, Contender, Figure, Goal, Round, Settings, Workload
 
 PARTS = 10
 MIB = 2.0**20
+
+SCRIPT = """
+import asyncio, json, sys
+from benchmarks.workloads.endurance import endure
+print(json.dumps(asyncio.run(endure(int(sys.argv[1])))))
+"""
 
 
 def resident() -> int:
@@ -30,16 +38,13 @@ def resident() -> int:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes
-    return pages * 4096
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 async def endure(events: int) -> dict[str, list[float]]:
     """Publish, and note the resident memory, in bytes, and the seconds of each tenth."""
-    from benchmarks.peers._adapter import TOPIC
-    from benchmarks.peers.ours import Ours
-
-    contender = Ours("async")
-    contender.subscribe(TOPIC, contender.make_handler())
+    contender = peers.Ours("async")
+    contender.subscribe(peers.TOPIC, contender.make_handler())
     sizes, seconds = [], []
     for _ in range(PARTS):
         before = time.perf_counter()
@@ -70,7 +75,7 @@ def endurance(settings: Settings) -> Iterator[Case]:
 
 async def _prepare(events: int, stack: AsyncExitStack) -> Round:
     async def run() -> list[float]:
-        command = [sys.executable, "-m", __name__, str(events)]
+        command = [sys.executable, "-c", SCRIPT, str(events)]
         done = await asyncio.to_thread(
             subprocess.run, command, capture_output=True, text=True, check=True
         )
@@ -85,6 +90,3 @@ async def _prepare(events: int, stack: AsyncExitStack) -> Round:
 WORKLOAD = Workload(
     name="endurance", title="many events through one bus: resident memory", cases=endurance
 )
-
-if __name__ == "__main__":
-    print(json.dumps(asyncio.run(endure(int(sys.argv[1])))))
