@@ -91,12 +91,11 @@ async def test_a_contender_that_raises_is_out_and_says_why() -> None:
 
 @pytest.mark.parametrize("collecting", [False, True])
 async def test_the_garbage_collector_is_off_while_it_measures(collecting: bool) -> None:
-    """Unless the case wants it on; afterwards it is on, and nothing is frozen."""
-    seen: list[tuple[bool, bool]] = []
-    frozen = gc.get_freeze_count()
+    """Unless the case wants it on; afterwards it is on."""
+    seen: list[bool] = []
 
     async def run() -> tuple[float]:
-        seen.append((gc.isenabled(), gc.get_freeze_count() > frozen))
+        seen.append(gc.isenabled())
         return (1.0,)
 
     async def prepare(stack: AsyncExitStack) -> Any:
@@ -104,8 +103,8 @@ async def test_the_garbage_collector_is_off_while_it_measures(collecting: bool) 
 
     ours = Contender(name="ours", role="ours", prepare=prepare)
     await measure(case(ours, collecting=collecting), QUICK)
-    assert set(seen) == {(collecting, not collecting)}
-    assert (gc.isenabled(), gc.get_freeze_count()) == (True, frozen)
+    assert set(seen) == {collecting}
+    assert gc.isenabled()
 
 
 async def test_a_slow_contender_runs_fewer_rounds() -> None:
