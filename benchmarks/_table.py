@@ -148,17 +148,19 @@ def format_summary(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _worst(rows: Sequence[Row]) -> Iterator[tuple[Row, int]]:
+def _worst(rows: Sequence[Row]) -> list[tuple[Row, int]]:
     """The judged rows; those with a goal that stands in more than four cases become one."""
-    judged = [row for row in rows if row.verdict is not None]
     same: dict[object, list[Row]] = {}
-    for row in judged:
-        same.setdefault((row.contender, row.at_least, row.aim, row.unit), []).append(row)
+    for row in rows:
+        if row.verdict is not None:
+            same.setdefault((row.contender, row.at_least, row.aim, row.unit), []).append(row)
+    told: list[tuple[Row, int]] = []
     for group in same.values():
         if len(group) > 4:
-            yield max(group, key=lambda row: row.ratio or 0.0), len(group)
+            told.append((max(group, key=lambda row: row.ratio or 0.0), len(group)))
         else:
-            yield from ((row, 1) for row in group)
+            told += [(row, 1) for row in group]
+    return sorted(told, key=lambda each: rows.index(each[0]))
 
 
 def percent(value: float | None) -> str:
