@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import inspect
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
@@ -21,17 +20,21 @@ from eventbus.testing._loop import (
     TooManySteps,
     show_step,
 )
-from eventbus.testing._stage import one_at_a_time, seeded_random, silence, stage, without_threads
+from eventbus.testing._stage import (
+    collect_garbage,
+    one_at_a_time,
+    seeded_random,
+    silence,
+    stage,
+    without_collector,
+    without_threads,
+)
 
 if TYPE_CHECKING:
     from eventbus._delivery import Wait
     from eventbus.receipt import Receipt
 
 T = TypeVar("T")
-
-COLLECT_EVERY: Final = 100
-"""After how many runs their garbage is collected: none is during a run, and asyncio goes through
-all tasks that are still in memory, of whatever loop, each time it is asked for those of one."""
 
 WIND_UP_STEPS: Final = 10_000
 """How many steps the tasks that a run leaves behind have to end."""
@@ -90,6 +93,19 @@ class Simulation:
     @thread_seconds.setter
     def thread_seconds(self, seconds: float) -> None:
         self._loop.thread_seconds = seconds
+
+    @property
+    def step_seconds(self) -> float:
+        """How many virtual seconds each step of a task takes at most: by default 0.
+
+        Without that, time passes only when everything waits. With it, time-outs come in the midst
+        of things, as on a machine that is slow: also to a handler that could just go on.
+        """
+        return self._loop.step_seconds
+
+    @step_seconds.setter
+    def step_seconds(self, seconds: float) -> None:
+        self._loop.step_seconds = seconds
 
     def start(
         self, coroutine: Coroutine[Any, Any, T], *, name: str | None = None, cancel: bool = False
@@ -172,10 +188,8 @@ def simulate(
         raise ValueError(f"steps={steps!r}: pass a whole number of at least 1")
     orders: set[int] = set()
     total = 0
-    with one_at_a_time, without_threads(), seeded_random():
+    with one_at_a_time, without_threads(), seeded_random(), without_collector():
         for number, seed in enumerate(chosen, start=1):
-            if number % COLLECT_EVERY == 1:
-                gc.collect()
             run = _Run(call, seed, steps)
             with silence():
                 error = run.go()
@@ -185,6 +199,7 @@ def simulate(
                 raise error
             orders.add(run.signature)
             total += run.steps
+            collect_garbage(number)
     return Simulated(len(chosen), len(orders), total)
 
 

@@ -367,6 +367,53 @@ def test_it_finds_an_order_bug() -> None:
     assert 10 < len(found) < 170
 
 
+def test_it_finds_a_time_out_in_the_midst() -> None:
+    """With steps that take time, a time-out comes to what could just go on, and not only before."""
+
+    async def scenario(sim: Simulation, step_seconds: float) -> None:
+        sim.step_seconds = step_seconds
+        charged = []
+        bus = EventBus()
+
+        @bus.on("invoice", timeout=1, retry=Retry(attempts=2))
+        async def charge(event: Event) -> None:
+            if not charged:
+                await asyncio.sleep(0.9)
+                charged.append(event.data)  # and not written down before it is interrupted
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            else:
+                charged.append(event.data)
+
+        (outcome,) = await bus.publish_and_wait("invoice", 1)
+        assert outcome.status == "handled"
+        assert charged == [1]
+
+    assert seeds_that_fail(lambda sim: scenario(sim, 0), count=50) == []
+    assert 5 < len(seeds_that_fail(lambda sim: scenario(sim, 0.1), count=50)) < 50
+
+
+def test_steps_take_the_time_that_they_are_given() -> None:
+    """Time passes with each step, at most as much as was said, and timers are called in order."""
+
+    async def scenario(sim: Simulation) -> None:
+        woken: list[int] = []
+        assert sim.step_seconds == 0
+        sim.step_seconds = 0.5
+        assert sim.step_seconds == 0.5
+        loop = asyncio.get_running_loop()
+        for number in range(4):
+            loop.call_later(0.1 * number, woken.append, number)
+        loop.call_later(0.15, pytest.fail).cancel()
+        before, began = sim._loop.steps, sim.time
+        while len(woken) < 4:
+            await asyncio.sleep(0)
+        assert woken == [0, 1, 2, 3]
+        assert 0.3 <= sim.time - began < 0.5 * (sim._loop.steps - before)
+
+    assert simulate(scenario, seeds=50).orders > 1
+
+
 # ---- What it finds: bugs planted in the bus
 
 
@@ -406,7 +453,7 @@ async def impatient_reader() -> None:
 
 def test_it_finds_a_lost_wake_up_in_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled reader that keeps its wake-up to itself is found, and the bus does not so."""
-    assert seeds_that_fail(impatient_reader) == []
+    simulate(impatient_reader)
     monkeypatch.setattr(EventStream, "_wait", _wait_and_forget_the_others)
     found = seeds_that_fail(impatient_reader)
     assert 0 not in found
@@ -456,7 +503,7 @@ async def cancelled_publishers(sim: Simulation) -> None:
 
 def test_it_finds_publishers_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that is not served behind a cancelled publisher is found."""
-    assert seeds_that_fail(cancelled_publishers) == []
+    simulate(cancelled_publishers)
     monkeypatch.setattr(_admission, "serve_line", _serve_the_living)
     monkeypatch.setattr(Ticket, "wait", _wait_where_all_can_see)
     found = seeds_that_fail(cancelled_publishers)
@@ -493,7 +540,7 @@ async def publishers_in_line() -> None:
 
 def test_it_finds_an_order_bug_in_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publishers that are served last come, first served, are found."""
-    assert seeds_that_fail(publishers_in_line) == []
+    simulate(publishers_in_line)
     monkeypatch.setattr(_admission, "serve_line", _serve_newest_first)
     found = seeds_that_fail(publishers_in_line)
     assert 0 not in found
