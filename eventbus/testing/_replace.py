@@ -34,6 +34,7 @@ class Replaced(Block):
         """In the order in which they came, once for each attempt."""
 
     def _begin(self) -> None:
+        __tracebackhide__ = True
         found = [
             each
             for each in self._bus.subscriptions
@@ -48,6 +49,7 @@ class Replaced(Block):
             _exchanges[subscription].add(self)
 
     def _end(self, error: BaseException | None) -> None:
+        __tracebackhide__ = True
         for exchange in self._exchanges:
             exchange.remove(self)
         early = {

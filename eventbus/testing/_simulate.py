@@ -9,6 +9,7 @@ import inspect
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from eventbus import EventBus, _binding
@@ -160,7 +161,8 @@ def simulate(
     time; ``time.time()`` does not. The global generator of ``random`` is seeded too. A handler with
     ``thread=True`` runs whole, in one step; other threads are refused with a ``RuntimeError``, and
     so are the sockets and subprocesses of asyncio. A scenario that iterates over a set of strings
-    is only repeatable within one process, and over a set of objects not even there.
+    is only repeatable within one process, and over a set of objects not even there. Another version
+    of Python or anyio takes other steps, so that a seed may mean another order there.
 
     Meanwhile threads of the program that exist already must leave every bus alone.
 
@@ -178,6 +180,7 @@ def simulate(
     too many steps, ``RuntimeError`` when an event loop is already running in this thread,
     ``TypeError`` for a scenario that cannot be called, and ``ValueError`` without any seed or step.
     """
+    __tracebackhide__ = True
     if asyncio._get_running_loop() is not None:
         raise RuntimeError(
             "simulate() runs event loops of its own: call it in a plain def, not in a coroutine"
@@ -196,7 +199,7 @@ def simulate(
             if error is not None:
                 where = f"simulate: run {number} of {len(chosen)}, seed {seed}, "
                 error.add_note(where + _how_it_failed(run, error, _name(scenario)))
-                raise error
+                raise error.with_traceback(_from_the_scenario(error))
             orders.add(run.signature)
             total += run.steps
             collect_garbage(number)
@@ -347,6 +350,16 @@ def _how_it_failed(run: _Run, error: BaseException, name: str) -> str:
 
 
 # ---- What a failure says
+
+
+def _from_the_scenario(error: BaseException) -> TracebackType | None:
+    """The traceback of an error without what has called the scenario."""
+    whole = rest = error.__traceback__
+    while rest is not None:
+        if rest.tb_frame.f_code is _Run._main.__code__ and rest.tb_next is not None:
+            return rest.tb_next
+        rest = rest.tb_next
+    return whole
 
 
 def _with_errors(error: SimulationError, loop: SimulationLoop) -> SimulationError:
