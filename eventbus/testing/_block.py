@@ -28,6 +28,7 @@ class Block:
         """The block has ended, or raised."""
 
     def __enter__(self) -> Self:
+        __tracebackhide__ = True
         if self._entered:
             raise RuntimeError(f"{self!r} was entered before: make another one for another block")
         self._entered = True
@@ -40,9 +41,11 @@ class Block:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        __tracebackhide__ = True
         self._end(error)
 
     async def __aenter__(self) -> Self:
+        __tracebackhide__ = True
         return self.__enter__()
 
     async def __aexit__(
@@ -51,6 +54,7 @@ class Block:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        __tracebackhide__ = True
         try:
             if error is None:
                 await settle(self._bus, timeout=self._timeout)

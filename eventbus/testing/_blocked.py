@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Container
 from typing import Any, Final, TypeAlias
 
+from eventbus.testing._describe import frames
+
 Waits: TypeAlias = frozenset[tuple[asyncio.Task[Any], asyncio.Future[Any]]]
 
 QUIET_TURNS: Final = 10
@@ -32,6 +34,31 @@ def blocked(loop: asyncio.AbstractEventLoop, apart: Container[object] = ()) -> W
             return None
         waits.append((task, waiter))
     return frozenset(waits)
+
+
+def is_for_thread(waits: Waits) -> bool:
+    """Whether one of the tasks waits for a thread, which will answer by itself.
+
+    Such are ``asyncio.to_thread``, ``loop.run_in_executor`` and ``anyio.to_thread.run_sync``,
+    awaited by the task itself.
+    """
+    return any(_from_executor(future) or _runs_in_anyio(task) for task, future in waits)
+
+
+def _from_executor(future: asyncio.Future[Any]) -> bool:
+    """Whether ``asyncio.wrap_future`` has made it: then it tells its thread of cancellation."""
+    callbacks = getattr(future, "_callbacks", None) or ()
+    return any(getattr(call, "__qualname__", "").startswith(_CHAINED) for call, _ in callbacks)
+
+
+_CHAINED: Final = "_chain_future."
+
+
+def _runs_in_anyio(task: asyncio.Task[Any]) -> bool:
+    """Whether what it waits in is anyio's."""
+    return any(
+        frame.f_code.co_name == "run_sync_in_worker_thread" for frame in frames(task.get_coro())
+    )
 
 
 async def wait_all_tasks_blocked() -> None:

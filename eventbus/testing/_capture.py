@@ -1,4 +1,8 @@
-"""A recorder of what is published, and assertions that say what was published instead."""
+"""A recorder of what is published, and assertions that say what was published instead.
+
+Here, as in the rest of the kit, whatever fails a test hides its frames from pytest's traceback
+(``__tracebackhide__``), so that the last line shown is the test's own.
+"""
 
 from __future__ import annotations
 
@@ -83,6 +87,7 @@ class Captured(Block):
         Raises ``AssertionError`` that lists what was published instead, nearest first;
         ``ValueError`` for topics that this capture does not listen to; and what ``where`` raises.
         """
+        __tracebackhide__ = True
         found = self._find(topic, where)
         if not (found if times is None else len(found) == times):
             raise AssertionError(
@@ -96,6 +101,7 @@ class Captured(Block):
 
         Raises ``AssertionError`` that lists them, and what `assert_published` raises.
         """
+        __tracebackhide__ = True
         found = self._find(topic, where)
         if found:
             raise AssertionError(
@@ -108,6 +114,7 @@ class Captured(Block):
 
         Raises ``AssertionError`` that lists the others.
         """
+        __tracebackhide__ = True
         others = [receipt for receipt in self._receipts if receipt not in self._asserted]
         if others:
             raise AssertionError(
@@ -122,6 +129,7 @@ class Captured(Block):
         Returns them. Raises ``AssertionError`` that shows how far the order went, and what
         `assert_published` raises.
         """
+        __tracebackhide__ = True
         if isinstance(topics, str | Topic):
             raise TypeError(f"{topics!s} is one topic: pass a list of them")
         wanted = [self._check(topic) for topic in topics]
@@ -152,6 +160,7 @@ class Captured(Block):
         Raises ``AssertionError`` that says what became of the deliveries instead, and what
         `assert_published` raises.
         """
+        __tracebackhide__ = True
         pattern = None if topic is None else self._check(topic)
         found: list[Receipt] = []
         mine: list[str] = []
@@ -182,6 +191,7 @@ class Captured(Block):
     # Looking.
 
     def _check(self, topic: Pattern) -> str:
+        __tracebackhide__ = True
         pattern = topic.name if isinstance(topic, Topic) else check_pattern(topic)
         if pattern != "**" and not any(covers(mine, pattern) for mine in self._patterns):
             raise ValueError(
@@ -191,6 +201,7 @@ class Captured(Block):
         return pattern
 
     def _find(self, topic: Pattern, where: Where | None) -> list[Receipt]:
+        __tracebackhide__ = True
         pattern = self._check(topic)
         return [
             receipt

@@ -14,7 +14,7 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Final
 
 from eventbus._state import every_bus
-from eventbus.testing._blocked import QUIET_TURNS, blocked
+from eventbus.testing._blocked import QUIET_TURNS, blocked, is_for_thread
 from eventbus.testing._record import check_bus
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ AUTOJUMP_SECONDS: Final = 0.01
 a socket of this machine can answer."""
 
 THREAD_SECONDS: Final = 1.0
-"""How long time stands still for a ``thread=True`` handler that is at work: real time too."""
+"""How long time stands still for whoever waits for a thread: real time too."""
 
 LOOK_SECONDS: Final = 0.001
 """How often, in real time, it is looked whether everything still waits."""
@@ -94,8 +94,8 @@ class FakeClock:
     next timer once every task of the event loop has waited for 0.01 s of real time without
     anything happening: then a test awaits an outcome, and an hour of retries takes milliseconds.
     A handler that waits for the real world (a socket, ``asyncio.sleep``) longer than that is taken
-    to wait for ever; one that works in a thread of the bus gets a second. A task that polls more
-    often than that keeps time standing still.
+    to wait for ever; one that works in a thread (``thread=True``, ``asyncio.to_thread``, anyio's)
+    gets a second. A task that polls more often than that keeps time standing still.
 
     Buses on several event loops, in several threads, may share one: each call is made on the loop
     on which it was set, and time jumps to it when that loop waits.
@@ -234,12 +234,16 @@ class _Lookout:
             self._turns += 1
         if self._turns < QUIET_TURNS:
             self.loop.call_soon(self.look)
-        elif timer.is_elsewhere or self.loop.time() - self._since < self._needed():
+        elif timer.is_elsewhere or not self._has_waited_enough():
             self.loop.call_later(LOOK_SECONDS, self.look)
         else:
             self._waits = None
             self.loop.call_soon(self.look)
             self.clock.jump()
+
+    def _has_waited_enough(self) -> bool:
+        waited = self.loop.time() - self._since
+        return waited >= self._patience and waited >= self._needed()
 
     def _needed(self) -> float:
         """For how many seconds everything must have waited."""
@@ -248,7 +252,7 @@ class _Lookout:
         ]
         if any(bus._pumps for bus in buses):
             return math.inf  # it rests for a moment after a cancellation, and then goes on
-        if any(map(_in_threads, buses)):
+        if any(map(_in_threads, buses)) or is_for_thread(self._waits or frozenset()):
             return max(self._patience, THREAD_SECONDS)
         return self._patience
 

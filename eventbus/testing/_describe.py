@@ -90,22 +90,22 @@ def where_waiting(awaitable: Any) -> str:
 
     That is the innermost line of the application's; without one, of whatever is not the bus's.
     """
-    frames = list(_frames(awaitable))
+    stack = list(frames(awaitable))
     for apart in (_LIBRARIES, (_OURS,)):
         places = [
             index
-            for index, frame in enumerate(frames)
+            for index, frame in enumerate(stack)
             if not frame.f_code.co_filename.startswith(apart)
         ]
         if places:
-            frame = frames[places[-1]]
+            frame = stack[places[-1]]
             at = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
-            inside = frames[places[-1] + 1 :][:1]
+            inside = stack[places[-1] + 1 :][:1]
             return at + "".join(f", in {each.f_code.co_qualname}" for each in inside)
     return "outside of Python code that can be seen"
 
 
-def _frames(awaitable: Any) -> Iterator[FrameType]:
+def frames(awaitable: Any) -> Iterator[FrameType]:
     """The frames of a suspended coroutine, the outermost first."""
     while True:
         if isinstance(frame := getattr(awaitable, "cr_frame", None), FrameType):

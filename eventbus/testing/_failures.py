@@ -85,6 +85,7 @@ class ExpectedFailure(Block):
         record_of(self._bus).add(self)
 
     def _end(self, error: BaseException | None) -> None:
+        __tracebackhide__ = True
         record_of(self._bus).remove(self)
         count = len(self._caught)
         if error is None and (not count if self._times is None else count != self._times):

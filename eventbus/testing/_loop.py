@@ -4,8 +4,8 @@ It runs one callback at a time, in virtual time, without sockets, files or threa
 tasks that can go on does so is drawn from a seeded generator of random numbers; the same seed
 draws the same order again. Two things keep their order, because asyncio promises it: plain
 callbacks (``call_soon``) among themselves, and timers that are due at different times. Time passes
-only when nothing can go on; when then no timer is set either, the loop is *idle*, and as nothing
-comes from outside, it will be for ever.
+only when nothing can go on, unless steps take time too (``step_seconds``); when then no timer is
+set either, the loop is *idle*, and as nothing comes from outside, it will be for ever.
 
 Nothing else may decide. A set of tasks is iterated over in the order of their hashes, and asyncio
 and anyio cancel the tasks of a group so; usually those are addresses, which differ from run to
@@ -68,8 +68,12 @@ def number_of(task: asyncio.Task[Any]) -> int:
 class SimulatedTask(asyncio.Task[Any]):
     """A task whose hash is a number and not an address."""
 
+    def __init__(self, coro: Any, *, loop: SimulationLoop, **options: Any) -> None:
+        self.simulation_number = next(loop.numbers)
+        super().__init__(coro, loop=loop, **options)  # which asks for the hash
+
     def __hash__(self) -> int:
-        return number_of(self)
+        return self.simulation_number
 
 
 class _Victim:
@@ -105,11 +109,13 @@ class SimulationLoop(asyncio.BaseEventLoop):
         """What was called last."""
         self.thread_seconds = 0.0
         """How long a thread of a handler takes at most."""
+        self.step_seconds = 0.0
+        """How long a callback takes at most."""
         self.numbers = itertools.count()
         self._names = itertools.count(1)
-        self._tasks: dict[asyncio.Task[Any], None] = {}
-        """Those that have made a step and not ended, or whose error nobody has looked at. Kept
-        here, they do not depend on when the garbage collector comes."""
+        self._tasks: dict[int, asyncio.Task[Any]] = {}
+        """By address: those that have made a step and not ended, or whose error nobody has looked
+        at. Kept here, they do not depend on when the garbage collector comes."""
         self._now = 0.0
         self._fair = fair
         self._fairness = 1.0 if fair else random.choice(FAIRNESS)
@@ -136,7 +142,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
     def unseen(self) -> asyncio.Task[Any] | None:
         """A task that has raised, and nobody has asked what."""
-        for task in self._tasks:
+        for task in self._tasks.values():
             if task.done() and task._log_traceback:
                 return task
         return None
@@ -171,6 +177,9 @@ class SimulationLoop(asyncio.BaseEventLoop):
             raise TooManySteps
         while self._sometime and self._sometime[0][0] <= self.steps:
             heapq.heappop(self._sometime)[-1].cancel()
+        if self.step_seconds:
+            self._now += self.random.uniform(0, self.step_seconds)
+            self._call_what_is_due()
         while not self._ready:
             self._pass_time()
         handle = self._choose()
@@ -185,12 +194,12 @@ class SimulationLoop(asyncio.BaseEventLoop):
             return
         if self._victims:
             self._cancel_beside(task, after=False)
-        self._tasks[task] = None
+        self._tasks[id(task)] = task
         handle._run()
         if self._victims:
             self._cancel_beside(task, after=True)
         if task.done() and not task._log_traceback:
-            del self._tasks[task]
+            del self._tasks[id(task)]
 
     def _choose(self) -> asyncio.Handle:
         ready = self._ready
@@ -208,26 +217,37 @@ class SimulationLoop(asyncio.BaseEventLoop):
 
     def _pass_time(self) -> None:
         """Jump to the next timers. Without any, whoever is to be cancelled sometime is it now."""
-        due: list[asyncio.TimerHandle] = []
-        while self._scheduled:
-            timer = self._scheduled[0]
-            if not timer.cancelled():
-                if due and timer.when() > due[0].when() + SAME_MOMENT:
-                    break
-                due.append(timer)
-            heapq.heappop(self._scheduled)
-            timer._scheduled = False  # type: ignore[attr-defined]  # as the base class does
-        if due:
-            self._now = max(self._now, due[-1].when())
-            order = list(range(len(due)))
-            if not self._fair:
-                self.random.shuffle(order)
-            self.signature = hash((self.signature, *order))
-            self._ready.extend(due[index] for index in order)
+        while self._scheduled and self._scheduled[0].cancelled():
+            self._take_timer()
+        if self._scheduled:
+            self._now = max(self._now, self._scheduled[0].when())
+            self._call_what_is_due()
         elif self._sometime:
             heapq.heappop(self._sometime)[-1].cancel()
         else:
             raise Idle
+
+    def _call_what_is_due(self) -> None:
+        """Make the calls of timers ready, those of one moment in any order."""
+        until = self._now + SAME_MOMENT
+        due: list[asyncio.TimerHandle] = []
+        while self._scheduled and self._scheduled[0].when() <= until:
+            timer = self._take_timer()
+            if not timer.cancelled():
+                due.append(timer)
+        if not due:
+            return
+        self._now = max(self._now, due[-1].when())
+        order = list(range(len(due)))
+        if not self._fair and due[0].when() + SAME_MOMENT >= due[-1].when():
+            self.random.shuffle(order)
+        self.signature = hash((self.signature, *order))
+        self._ready.extend(due[index] for index in order)
+
+    def _take_timer(self) -> asyncio.TimerHandle:
+        timer = heapq.heappop(self._scheduled)
+        timer._scheduled = False  # type: ignore[attr-defined]  # as the base class does
+        return timer
 
     # What an event loop has to have, and a simulation refuses. See also below.
 

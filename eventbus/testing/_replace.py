@@ -34,6 +34,7 @@ class Replaced(Block):
         """In the order in which they came, once for each attempt."""
 
     def _begin(self) -> None:
+        __tracebackhide__ = True
         found = [
             each
             for each in self._bus.subscriptions
@@ -48,6 +49,7 @@ class Replaced(Block):
             _exchanges[subscription].add(self)
 
     def _end(self, error: BaseException | None) -> None:
+        __tracebackhide__ = True
         for exchange in self._exchanges:
             exchange.remove(self)
         early = {
@@ -141,9 +143,10 @@ class _Exchange:
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
         self.handler = subscription.handler
-        """Its own, and so are the next two."""
+        """Its own, and so are the next three."""
         self._payload = subscription._payload
         self._options = subscription._options
+        self._direct = subscription._direct
         self._blocks: list[Replaced] = []
 
     def replacements(self) -> list[Callable[[Event[Any]], Any]]:
@@ -173,9 +176,8 @@ class _Exchange:
         subscription.handler = handler
         subscription._payload = payload
         subscription._options = options
-        subscription._direct = not (
-            options.key or options.thread or payload or subscription.bus._observers
-        )
+        # What replaces a handler goes the long way: it is right for every kind of them.
+        subscription._direct = self._direct and not self._blocks
 
 
 _exchanges: dict[Subscription, _Exchange] = {}

@@ -26,6 +26,7 @@ async def settle(bus: EventBus, *, timeout: float | None = SETTLE_SECONDS) -> No
     ``TypeError`` for what is no bus; and what ``bus.settle()`` raises. Cancelling it changes
     nothing.
     """
+    __tracebackhide__ = True
     check_bus(bus)
     if isinstance(asyncio.get_running_loop(), SimulationLoop):
         timeout = None

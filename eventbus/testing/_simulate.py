@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import inspect
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from eventbus import EventBus, _binding
@@ -21,17 +21,21 @@ from eventbus.testing._loop import (
     TooManySteps,
     show_step,
 )
-from eventbus.testing._stage import one_at_a_time, seeded_random, silence, stage, without_threads
+from eventbus.testing._stage import (
+    collect_garbage,
+    one_at_a_time,
+    seeded_random,
+    silence,
+    stage,
+    without_collector,
+    without_threads,
+)
 
 if TYPE_CHECKING:
     from eventbus._delivery import Wait
     from eventbus.receipt import Receipt
 
 T = TypeVar("T")
-
-COLLECT_EVERY: Final = 100
-"""After how many runs their garbage is collected: none is during a run, and asyncio goes through
-all tasks that are still in memory, of whatever loop, each time it is asked for those of one."""
 
 WIND_UP_STEPS: Final = 10_000
 """How many steps the tasks that a run leaves behind have to end."""
@@ -91,6 +95,19 @@ class Simulation:
     def thread_seconds(self, seconds: float) -> None:
         self._loop.thread_seconds = seconds
 
+    @property
+    def step_seconds(self) -> float:
+        """How many virtual seconds each step of a task takes at most: by default 0.
+
+        Without that, time passes only when everything waits. With it, time-outs come in the midst
+        of things, as on a machine that is slow: also to a handler that could just go on.
+        """
+        return self._loop.step_seconds
+
+    @step_seconds.setter
+    def step_seconds(self, seconds: float) -> None:
+        self._loop.step_seconds = seconds
+
     def start(
         self, coroutine: Coroutine[Any, Any, T], *, name: str | None = None, cancel: bool = False
     ) -> asyncio.Task[T]:
@@ -144,7 +161,8 @@ def simulate(
     time; ``time.time()`` does not. The global generator of ``random`` is seeded too. A handler with
     ``thread=True`` runs whole, in one step; other threads are refused with a ``RuntimeError``, and
     so are the sockets and subprocesses of asyncio. A scenario that iterates over a set of strings
-    is only repeatable within one process, and over a set of objects not even there.
+    is only repeatable within one process, and over a set of objects not even there. Another version
+    of Python or anyio takes other steps, so that a seed may mean another order there.
 
     Meanwhile threads of the program that exist already must leave every bus alone.
 
@@ -162,6 +180,7 @@ def simulate(
     too many steps, ``RuntimeError`` when an event loop is already running in this thread,
     ``TypeError`` for a scenario that cannot be called, and ``ValueError`` without any seed or step.
     """
+    __tracebackhide__ = True
     if asyncio._get_running_loop() is not None:
         raise RuntimeError(
             "simulate() runs event loops of its own: call it in a plain def, not in a coroutine"
@@ -172,19 +191,18 @@ def simulate(
         raise ValueError(f"steps={steps!r}: pass a whole number of at least 1")
     orders: set[int] = set()
     total = 0
-    with one_at_a_time, without_threads(), seeded_random():
+    with one_at_a_time, without_threads(), seeded_random(), without_collector():
         for number, seed in enumerate(chosen, start=1):
-            if number % COLLECT_EVERY == 1:
-                gc.collect()
             run = _Run(call, seed, steps)
             with silence():
                 error = run.go()
             if error is not None:
                 where = f"simulate: run {number} of {len(chosen)}, seed {seed}, "
                 error.add_note(where + _how_it_failed(run, error, _name(scenario)))
-                raise error
+                raise error.with_traceback(_from_the_scenario(error))
             orders.add(run.signature)
             total += run.steps
+            collect_garbage(number)
     return Simulated(len(chosen), len(orders), total)
 
 
@@ -332,6 +350,16 @@ def _how_it_failed(run: _Run, error: BaseException, name: str) -> str:
 
 
 # ---- What a failure says
+
+
+def _from_the_scenario(error: BaseException) -> TracebackType | None:
+    """The traceback of an error without what has called the scenario."""
+    whole = rest = error.__traceback__
+    while rest is not None:
+        if rest.tb_frame.f_code is _Run._main.__code__ and rest.tb_next is not None:
+            return rest.tb_next
+        rest = rest.tb_next
+    return whole
 
 
 def _with_errors(error: SimulationError, loop: SimulationLoop) -> SimulationError:

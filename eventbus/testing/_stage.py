@@ -41,6 +41,9 @@ QUIET_TURNS: Final = 100
 """How many turns of its own `wait_all_tasks_blocked` looks at here. In some of them chance passes
 over whatever else can go on; not in all of so many."""
 
+COLLECT_ALL_EVERY: Final = 500
+"""After how many runs all garbage is collected, and not that of the last run alone."""
+
 one_at_a_time: Final = threading.Lock()
 """What is replaced here is replaced for every thread."""
 
@@ -71,6 +74,29 @@ def seeded_random() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Collect no garbage by chance: what is destroyed in the midst of a run may call its loop."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def collect_garbage(runs: int) -> None:
+    """Collect what the last of so many runs has left.
+
+    asyncio goes through all tasks in memory, of whatever loop, each time it is asked for those of
+    one, so they must not pile up. While the collector is off, what a run has made is young, and
+    nothing else is: that costs next to nothing, however large the application. What outlives its
+    run (the application's buses keep dead letters, say) takes a look at everything, now and then.
+    """
+    gc.collect(0 if runs % COLLECT_ALL_EVERY else 2)
+
+
+@contextlib.contextmanager
 def without_threads() -> Iterator[None]:
     """Refuse threads to what runs in this thread. Others may do as they like."""
     here = threading.get_ident()
@@ -93,7 +119,6 @@ def stage(loop: SimulationLoop) -> Iterator[None]:
     """Let everybody see the loop's time, and nothing that differs from run to run."""
     time, monotonic = SystemClock.time, SystemClock.monotonic
     run_in_thread, turns = eventbus._threads.run_in_thread, _blocked.QUIET_TURNS
-    collecting = gc.isenabled()
     SystemClock.time = staticmethod(lambda: START + loop.time())
     SystemClock.monotonic = staticmethod(loop.time)
     eventbus._threads.run_in_thread = _run_at_some_moment  # type: ignore[assignment]  # fewer arguments
@@ -101,7 +126,6 @@ def stage(loop: SimulationLoop) -> Iterator[None]:
     PumpTask.__hash__ = number_of  # type: ignore[method-assign, assignment]  # put back below
     scopes = _class_of_scopes()
     scopes.__hash__ = _number_of_host  # type: ignore[method-assign, assignment]
-    gc.disable()  # what it destroys may call the loop
     try:
         yield
     finally:
@@ -109,8 +133,6 @@ def stage(loop: SimulationLoop) -> Iterator[None]:
         eventbus._threads.run_in_thread = run_in_thread
         _blocked.QUIET_TURNS = turns  # type: ignore[misc]
         del PumpTask.__hash__, scopes.__hash__
-        if collecting:
-            gc.enable()
 
 
 @functools.cache

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from eventbus import _admission, _binding, _ends, _registration
@@ -234,8 +235,7 @@ def _cancel_pending(bus: EventBus) -> list[Delivery]:
     return [delivery for delivery in running if delivery.status is None]
 
 
-@contextlib.asynccontextmanager
-async def watch(
+def watch(
     bus: EventBus,
     *,
     failures: bool = True,
@@ -243,7 +243,7 @@ async def watch(
     tasks: bool = True,
     strict: bool = False,
     timeout: float = SETTLE_SECONDS,
-) -> AsyncIterator[EventBus]:
+) -> AbstractAsyncContextManager[EventBus]:
     """Check at the end of a block what went wrong on a bus without anybody looking.
 
     The bus settles first, for at most ``timeout`` seconds. Then no handler may have failed
@@ -261,22 +261,38 @@ async def watch(
     checks = Checks(
         failures=failures, accounts=accounts, tasks=tasks, strict=strict, timeout=timeout
     )
-    looker = Watch(bus, checks)
-    looker.start()
-    looker.enter_loop()
-    try:
+    return _Watching(Watch(bus, checks))
+
+
+class _Watching:
+    """The block of `watch`."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    async def __aenter__(self) -> EventBus:
+        self._watch.start()
+        self._watch.enter_loop()
+        return self._watch.bus
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        __tracebackhide__ = True
         try:
-            yield bus
-        except BaseException as error:
-            add_note(error, looker.look(settled=False))
-            raise
-        await looker.settle()
-        await looker.find_leaks()
-        complaint = looker.look()
-        if complaint:
-            raise AssertionError(complaint)
-    finally:
-        looker.stop()
+            if error is not None:
+                add_note(error, self._watch.look(settled=False))
+                return
+            await self._watch.settle()
+            await self._watch.find_leaks()
+            complaint = self._watch.look()
+            if complaint:
+                raise AssertionError(complaint)
+        finally:
+            self._watch.stop()
 
 
 def add_note(error: BaseException, complaint: str) -> None:

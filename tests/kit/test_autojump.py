@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from eventbus import Event, EventBus, HandlerTimeout, Retry, SystemClock
@@ -126,6 +127,24 @@ async def test_it_waits_longer_for_handlers_in_threads() -> None:
     bus.subscribe(lambda _: None, "a", retry=Retry())
     (outcome, _) = await within(bus.publish_and_wait("a"))
     assert outcome.status == "handled"
+
+
+@pytest.mark.parametrize("run", ["to_thread", "run_in_executor", "anyio"])
+async def test_it_waits_longer_for_whoever_waits_for_a_thread(run: str) -> None:
+    """A handler that asks a library in a thread has a second of real time too."""
+    bus = EventBus(clock=FakeClock(autojump=0))
+
+    async def ask(_: Event[Any]) -> None:
+        if run == "to_thread":
+            await asyncio.to_thread(time.sleep, 0.05)  # real clock: longer than the patience
+        elif run == "anyio":
+            await anyio.to_thread.run_sync(time.sleep, 0.05)
+        else:
+            await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0.05)
+
+    bus.subscribe(ask, timeout=1)
+    (outcome,) = await within(bus.publish_and_wait("a"))
+    assert outcome.status == "handled", outcome.error
 
 
 async def test_a_bus_that_rests_after_a_cancellation_is_at_work() -> None:

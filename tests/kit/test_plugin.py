@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,85 @@ def shown(result: pytest.RunResult, *lines: str) -> None:
 
 
 # ---- What it finds, and what it says
+
+
+FAIL_IN_THE_KIT = """
+from eventbus.testing import capture, expect_failure, replace, settle, simulate, watch
+
+async def test_published(bus):
+    with capture(bus) as captured:
+        captured.assert_published("a")
+
+async def test_not_published(bus):
+    async with capture(bus) as captured:
+        await bus.publish("a")
+    captured.assert_not_published()
+
+async def test_nothing_else(bus):
+    async with capture(bus) as captured:
+        await bus.publish("a")
+    captured.assert_nothing_else()
+
+async def test_order(bus):
+    with capture(bus) as captured:
+        captured.assert_order(["a"])
+
+async def test_handled(bus):
+    with capture(bus) as captured:
+        captured.assert_handled_by(broken)
+
+async def test_not_listened_to(bus):
+    with capture(bus, "a") as captured:
+        captured.assert_published("b")
+
+async def test_expected(bus):
+    async with expect_failure(bus):
+        pass
+
+async def test_replaced(bus):
+    async with replace(bus, "nobody"):
+        pass
+
+@pytest.mark.eventbus(accounts=False)
+async def test_settled(bus):
+    bus.subscribe(hanging)
+    await bus.publish("a")
+    await settle(bus, timeout=0.01)
+
+@pytest.mark.eventbus(accounts=False)
+async def test_captured(bus):
+    bus.subscribe(hanging)
+    async with capture(bus, timeout=0.01):
+        await bus.publish("a")
+
+async def test_watched():
+    async with watch(EventBus()) as bus:
+        bus.subscribe(broken)
+        await bus.publish("a")
+
+def test_simulated():
+    async def scenario(sim):
+        assert sim.seed < 1
+
+    simulate(scenario)
+
+def test_deadlock():
+    async def scenario():
+        await asyncio.Event().wait()
+
+    simulate(scenario)
+"""
+
+
+def test_the_last_line_shown_is_the_test_own(run: Run) -> None:
+    """No failed assertion of the kit shows the code of the kit, or of what is between."""
+    result = run(FAIL_IN_THE_KIT)
+    result.assert_outcomes(failed=13)
+    places = [line for line in result.outlines if re.match(r"\S+\.py:\d+: ", line)]
+    assert len(places) >= 13
+    assert {line.partition(":")[0] for line in places} == {
+        "test_the_last_line_shown_is_the_test_own.py"
+    }
 
 
 def test_a_failure_is_told_in_full(run: Run) -> None:

@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from eventbus import Event, EventBus, HandlerError, HandlerTimeout, Hook, PayloadError, Retry
+from eventbus import (
+    Event,
+    EventBus,
+    HandlerError,
+    HandlerTimeout,
+    Hook,
+    PayloadError,
+    Retry,
+    Subscription,
+)
 from eventbus.testing import fake_time, replace, settle, wait_all_tasks_blocked
 from eventbus.testing._replace import _exchanges
 
@@ -47,6 +56,46 @@ async def test_nothing_happens_by_default() -> None:
     assert subscription.statistics().handled == 2
     assert subscription.handler == mail.send
     assert not _exchanges
+
+
+@pytest.mark.parametrize("thread", [False, True])
+async def test_no_trace_is_left(thread: bool) -> None:
+    """A block that ends, raises or cannot begin leaves each part of the subscription as it was."""
+    bus = EventBus()
+
+    def ship(_: Event[Any]) -> None: ...
+
+    async def pack(_: Event[Any]) -> None: ...
+
+    subscriptions = [
+        bus.subscribe(ship, "a", thread=thread),
+        bus.subscribe(pack, "a", name="pack"),
+        bus.subscribe(validated, "a"),
+    ]
+
+    def parts() -> list[list[Any]]:
+        return [[getattr(each, name, None) for name in SLOTS] for each in subscriptions]
+
+    before = parts()
+    async with replace(bus, ship, with_=pack), replace(bus, "pack", with_=validated):
+        assert parts() != before
+        async with replace(bus, ship), replace(bus, validated):
+            pass
+    assert parts() == before
+    with pytest.raises(KeyError):
+        async with replace(bus, ship, with_=pack), replace(bus, validated):
+            raise KeyError
+    with pytest.raises(LookupError):
+        async with replace(bus, ship), replace(bus, "nobody"):
+            pass
+    assert parts() == before
+    assert not _exchanges
+
+
+SLOTS = [name for name in Subscription.__slots__ if name != "__weakref__"]
+
+
+def validated(event: Event[Invoice]) -> None: ...
 
 
 def as_it_is(function: Any) -> Any:

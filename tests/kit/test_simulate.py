@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ from eventbus.testing import (
     Simulation,
     SimulationError,
     _blocked,
+    _stage,
     simulate,
     wait_all_tasks_blocked,
     watch,
@@ -367,6 +369,53 @@ def test_it_finds_an_order_bug() -> None:
     assert 10 < len(found) < 170
 
 
+def test_it_finds_a_time_out_in_the_midst() -> None:
+    """With steps that take time, a time-out comes to what could just go on, and not only before."""
+
+    async def scenario(sim: Simulation, step_seconds: float) -> None:
+        sim.step_seconds = step_seconds
+        charged: list[int] = []
+        bus = EventBus()
+
+        @bus.on("invoice", timeout=1, retry=Retry(attempts=2))
+        async def charge(event: Event) -> None:
+            if not charged:
+                await asyncio.sleep(0.9)
+                charged.append(event.data)  # and not written down before it is interrupted
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            else:
+                charged.append(event.data)
+
+        (outcome,) = await bus.publish_and_wait("invoice", 1)
+        assert outcome.status == "handled"
+        assert charged == [1]
+
+    assert seeds_that_fail(lambda sim: scenario(sim, 0), count=50) == []
+    assert 5 < len(seeds_that_fail(lambda sim: scenario(sim, 0.1), count=50)) < 50
+
+
+def test_steps_take_the_time_that_they_are_given() -> None:
+    """Time passes with each step, at most as much as was said, and timers are called in order."""
+
+    async def scenario(sim: Simulation) -> None:
+        woken: list[int] = []
+        assert sim.step_seconds == 0
+        sim.step_seconds = 0.5
+        assert sim.step_seconds == 0.5
+        loop = asyncio.get_running_loop()
+        for number in range(4):
+            loop.call_later(0.1 * number, woken.append, number)
+        loop.call_later(0.15, pytest.fail).cancel()
+        before, began = sim._loop.steps, sim.time
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert woken == [0, 1, 2, 3]
+        assert 10 < sim.time - began < 0.5 * (sim._loop.steps - before)
+
+    assert simulate(scenario, seeds=50).orders > 1
+
+
 # ---- What it finds: bugs planted in the bus
 
 
@@ -406,7 +455,7 @@ async def impatient_reader() -> None:
 
 def test_it_finds_a_lost_wake_up_in_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cancelled reader that keeps its wake-up to itself is found, and the bus does not so."""
-    assert seeds_that_fail(impatient_reader) == []
+    simulate(impatient_reader)
     monkeypatch.setattr(EventStream, "_wait", _wait_and_forget_the_others)
     found = seeds_that_fail(impatient_reader)
     assert 0 not in found
@@ -456,7 +505,7 @@ async def cancelled_publishers(sim: Simulation) -> None:
 
 def test_it_finds_publishers_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that is not served behind a cancelled publisher is found."""
-    assert seeds_that_fail(cancelled_publishers) == []
+    simulate(cancelled_publishers)
     monkeypatch.setattr(_admission, "serve_line", _serve_the_living)
     monkeypatch.setattr(Ticket, "wait", _wait_where_all_can_see)
     found = seeds_that_fail(cancelled_publishers)
@@ -493,7 +542,7 @@ async def publishers_in_line() -> None:
 
 def test_it_finds_an_order_bug_in_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publishers that are served last come, first served, are found."""
-    assert seeds_that_fail(publishers_in_line) == []
+    simulate(publishers_in_line)
     monkeypatch.setattr(_admission, "serve_line", _serve_newest_first)
     found = seeds_that_fail(publishers_in_line)
     assert 0 not in found
@@ -1381,6 +1430,30 @@ def test_garbage_is_collected_between_runs_alone() -> None:
         gc.enable()
     simulate(scenario, seeds=1)
     assert collecting == [False] * 3
+
+
+def test_garbage_is_collected_by_its_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run costs no look at what is older, and leaves nothing; now and then all is looked at."""
+    looked_at: list[int] = []
+    loops: list[weakref.ref[Any]] = []
+
+    def collected(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            looked_at.append(info["generation"])
+
+    async def scenario() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await asyncio.gather(*(asyncio.sleep(1) for _ in range(100)))
+
+    gc.callbacks.append(collected)
+    try:
+        simulate(scenario, seeds=3)
+        monkeypatch.setattr(_stage, "COLLECT_ALL_EVERY", 2)
+        simulate(scenario, seeds=3)
+    finally:
+        gc.callbacks.remove(collected)
+    assert looked_at[:6] == [0, 0, 0, 0, 2, 0]
+    assert [loop() for loop in loops] == [None] * 6
 
 
 @pytest.fixture

@@ -213,6 +213,7 @@ async def retries_keep_their_place(sim: Simulation) -> None:
         seen: list[int] = []
         tries: dict[int, int] = defaultdict(int)
         retry = Retry(attempts=3, initial=1, jitter=sim.random.choice((0, 0.5)))
+        sim.step_seconds = sim.random.choice((0, 0, 0.1, 1))
 
         @bus.on("a", retry=retry, timeout=2, capacity=2)
         async def handle(event: Event) -> None:
@@ -239,6 +240,7 @@ async def unsubscribe_during_the_pause(sim: Simulation) -> None:
     """P3, P8: a subscription that leaves ends what it has: the pause *failed*, the queue *cancelled*."""  # noqa: E501
     async with EventBus() as bus:
         runs: list[tuple[int, float]] = []
+        sim.step_seconds = sim.random.choice((0, 0, 0.2))
 
         @bus.on("a", retry=Retry(attempts=5, initial=1, jitter=0), concurrency=2)
         async def handle(event: Event) -> None:
