@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextvars import Context
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 from eventbus import _admission, _binding, _registration
@@ -25,7 +26,7 @@ from eventbus._state import COUNTS, State, every_bus, instances, serials
 from eventbus.dead_letters import DeadLetters
 from eventbus.errors import BusClosed
 from eventbus.instrumentation import Hook, Log, observers
-from eventbus.receipt import Receipt, finish, give_back_charge, wake
+from eventbus.receipt import Receipt, give_back_charge, wake
 from eventbus.subscription import HELD, IDLE, LISTENING, READY, SATURATED, Subscription
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ REST_SECONDS: Final = 0.01
 """The pause after a cancellation from outside, in case the loop is being closed."""
 REST_TURNS: Final = 20
 """How many turns of the loop follow it: one that was held up for so long may not have had any."""
+
+_ENGAGED: Final = (State.ENTERED, State.CLOSING)
+_TAKEN: Final = (READY, HELD)
 
 
 async def _canary(sung: list[bool]) -> AsyncGenerator[None]:
@@ -177,14 +181,19 @@ class Engine:
         self._pumps -= 1
         self._unturned = 0
         if spread and self._ready:
-            assert self._loop is not None
-            wanted = len(self._ready)
-            if wanted == 1:
-                wanted = len(self._ready[0]._queue or ()) + len(self._ready[0]._due or ())
-            for _ in range(min(2, wanted - self._pumps, MOST_PUMPS - self._pumps)):
-                self._pumps += 1
-                PumpTask(self, self._loop)
+            self._spread()
         self._resume(rest=rest)
+
+    def _spread(self) -> None:
+        ready, loop = self._ready, self._loop
+        assert loop is not None
+        wanted = len(ready)
+        if wanted == 1:
+            wanted = len(ready[0]._queue or ()) + len(ready[0]._due or ())
+        most = self._pumps + 2
+        while self._pumps < wanted and self._pumps < most and self._pumps < MOST_PUMPS:
+            self._pumps += 1
+            PumpTask(self, loop)
 
     def _resume(self, *, rest: bool = False) -> None:
         """Something has ended: go on with what is ready, or notice that nothing is left.
@@ -231,20 +240,16 @@ class Engine:
 
     def _fell_quiet(self) -> None:
         """No pump, nothing open: wake who waited for that, and let go of the loop."""
-        settlers, self._settlers = self._settlers, []
-        for settler in settlers:
-            wake(settler)
+        if self._settlers:
+            settlers, self._settlers = self._settlers, []
+            for settler in settlers:
+                wake(settler)
         if self._closing is not None:
             self._closing.drained()
-        if not self._is_busy():
-            self._loop = None
+        if not (self._tickets or self._streams or self._settlers or self._state in _ENGAGED):
+            self._loop = None  # as `_is_busy` says; the rest is known
 
     # Publications and places.
-
-    def _finish(self, receipt: Receipt) -> None:
-        """The last delivery of a publication has ended."""
-        self._open -= 1
-        finish(receipt)
 
     def _unread(self, receipt: Receipt) -> None:
         """A stream is through with an event: read, dropped or left."""
@@ -256,9 +261,9 @@ class Engine:
         """Put a subscription where it belongs, unless a pump or the line has it."""
         if subscription._standing != LISTENING:
             _registration.retire(self, subscription)
-        if subscription._place in (READY, HELD):
+        if subscription._place in _TAKEN:
             return
-        if subscription._has_work():
+        if (subscription._queue or subscription._due) and subscription._has_work():
             subscription._place = READY
             self._ready.append(subscription)
         elif subscription._running >= subscription.concurrency:
@@ -283,6 +288,11 @@ class Engine:
         if subscription._full:
             subscription._full = False
             self._full -= 1
+
+    def _is_here(self) -> bool:
+        """Whether this code runs on the loop to which the bus is bound. Quicker than binding."""
+        loop = self._loop
+        return loop is not None and self._thread == get_ident() and loop.is_running()
 
     # Shortcuts for modules that this one imports, and which so cannot import those below.
 
@@ -324,8 +334,7 @@ class Engine:
             or self._tickets
             or self._settlers
             or self._streams
-            or self._state is State.ENTERED
-            or self._state is State.CLOSING
+            or self._state in _ENGAGED
         )
 
     def _closed(self, report: CloseReport) -> None:

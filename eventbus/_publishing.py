@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
 
 from eventbus import _admission, _binding, _deadlock, _registration
 from eventbus._engine import Engine
+from eventbus._pump import PumpTask
 from eventbus.errors import BusClosed, NotSubscribed, UnknownTopic, WouldBlock
 from eventbus.event import EventFields, current, given_slots, new_event
 from eventbus.receipt import Outcome, Receipt, make_nested, new_receipt
@@ -266,8 +267,9 @@ class Publishing(Engine):
                 self._mark_full(subscription)
         if inside is not None:
             _deadlock.waiting.grew(receipt)
-        if not self._pumps:
-            self._start_pump()
+        if ready and not self._pumps:
+            self._pumps = 1
+            PumpTask(self, self._loop)  # type: ignore[arg-type]  # it is bound by now
         for witness in self._witnesses:
             witness(receipt, total)
         return receipt
