@@ -65,6 +65,7 @@ def _let_go(bus: Engine) -> None:
 def _take_over(bus: Engine, loop: asyncio.AbstractEventLoop) -> None:
     """Begin on a loop that is not the one of last time."""
     bus._last_loop = weakref.ref(loop)
+    bus._spare = None
     bus._thread_limit = None
     if bus._stuck_threads:
         # Threads that are still at work for another loop cannot tell us when they return.
@@ -86,6 +87,7 @@ def _bury(bus: Engine) -> None:
     pending = bus._pending()
     bus._loop = None
     bus._pumps = 0
+    bus._spare = None
     bus._stepping = None
     bus._settlers.clear()
     closing, bus._closing = bus._closing, None

@@ -30,6 +30,8 @@ from eventbus.receipt import Receipt, give_back_charge, wake
 from eventbus.subscription import HELD, IDLE, LISTENING, READY, SATURATED, Subscription
 
 if TYPE_CHECKING:
+    from types import CodeType
+
     from eventbus._admission import Ticket
     from eventbus._closing import CloseReport, Closing
     from eventbus._delivery import Delivery
@@ -113,6 +115,8 @@ class Engine:
         self._index: Index[Subscription] = Index()
         self._names = Names()
         self._numbers = 0
+        self._sites: dict[tuple[CodeType, int], tuple[CodeType, int]] = {}
+        """Where the application has subscribed: each place once, as `_registration` wants it."""
         self._warned: set[str] = set()
         self._burying = False
         """The loop was lost: one line in the log tells it for all that was pending there."""
@@ -123,6 +127,8 @@ class Engine:
         """Somebody may not publish: `_refuse` knows who."""
         self._last_report: CloseReport | None = None
         self._last_loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+        self._returning = 0
+        """Publishers that wait for the end of the current turn of the loop, and go on then."""
         self._serial = next(serials)
         """The order in which buses were made."""
         self._start_empty()
@@ -147,6 +153,9 @@ class Engine:
         """Subscriptions whose queue has reached its capacity."""
         self._unturned = 0
         """Events accepted since the loop last had a turn, as far as the bus knows."""
+        self._spare: PumpTask | None = None
+        """A pump that is through and lives for one more turn of the loop, because a publisher is
+        about to go on and making a task costs more. It has no place until somebody needs it."""
         self._stepping: Delivery | None = None
         """The delivery whose handler a pump is stepping through right now."""
         self._judging: Subscription | None = None
@@ -171,7 +180,21 @@ class Engine:
             if self._loop.is_closed():
                 return  # what is ready is lost, and the next use of the bus will see to it
             self._pumps = 1
-            PumpTask(self, self._loop)
+            self._new_pump(self._loop)
+
+    def _new_pump(self, loop: asyncio.AbstractEventLoop) -> None:
+        spare = self._spare
+        if spare is not None and spare.get_loop() is loop:
+            self._spare = None
+            spare.begun = False  # its next step is scheduled, and begins with a look at this
+        else:
+            PumpTask(self, loop)
+
+    def _drop_spare(self) -> None:
+        """Nobody has needed the spare pump."""
+        self._spare = None
+        if not self._is_busy():
+            self._loop = None
 
     def _pump_ended(self, *, rest: bool = False, spread: bool = False) -> None:
         """A pump gives back its place: it is through, never began, or is a handler's task now.
@@ -246,8 +269,8 @@ class Engine:
                 wake(settler)
         if self._closing is not None:
             self._closing.drained()
-        if not (self._tickets or self._streams or self._settlers or self._state in _ENGAGED):
-            self._loop = None  # as `_is_busy` says; the rest is known
+        if self._spare is None and not self._is_busy():
+            self._loop = None
 
     # Publications and places.
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
 
 from eventbus import _admission, _binding, _deadlock, _registration
 from eventbus._engine import Engine
-from eventbus._pump import PumpTask
 from eventbus.errors import BusClosed, NotSubscribed, UnknownTopic, WouldBlock
 from eventbus.event import EventFields, current, given_slots, new_event
 from eventbus.receipt import Outcome, Receipt, make_nested, new_receipt
@@ -215,7 +214,9 @@ class Publishing(Engine):
         wait: bool = True,
     ) -> Receipt | _admission.Ticket:
         """Accept an event, or say why not, or let it wait for room. Contains no await."""
-        if not (self._pumps and self._thread == get_ident() and self._loop.is_running()):  # type: ignore[union-attr]  # pumps have a loop
+        if not (
+            (self._pumps or self._spare) and self._thread == get_ident() and self._loop.is_running()  # type: ignore[union-attr]  # pumps have a loop
+        ):
             _binding.bind(self)
         if type(topic) is str:
             name: str = topic
@@ -269,7 +270,7 @@ class Publishing(Engine):
             _deadlock.waiting.grew(receipt)
         if ready and not self._pumps:
             self._pumps = 1
-            PumpTask(self, self._loop)  # type: ignore[arg-type]  # it is bound by now
+            self._new_pump(self._loop)  # type: ignore[arg-type]  # it is bound by now
         for witness in self._witnesses:
             witness(receipt, total)
         return receipt

@@ -28,7 +28,7 @@ from eventbus._delivery import Delivery
 from eventbus._queues import KeyedQueue
 from eventbus.errors import PayloadError
 from eventbus.event import current
-from eventbus.receipt import finish
+from eventbus.receipt import finish, one_turn
 from eventbus.subscription import GONE, HELD, IDLE
 
 if TYPE_CHECKING:
@@ -97,18 +97,16 @@ _new_task: Final = asyncio.Task.__init__
 
 async def _pump(task: PumpTask) -> None:
     """One batch, and then the rest of the handler that waited, if one did."""
-    task.begun = True
     bus = task.bus
-    waiting = None
-    rest = True  # unless the batch ends as batches do, a KeyboardInterrupt is on its way out
-    try:
-        waiting = run_batch(task)
-        rest = False
-    finally:
-        # Not in a child that the handler has forked.
-        if bus._loop is task.get_loop():  # pragma: no branch - coverage cannot see that child
-            bus._stepping = None
-            bus._pump_ended(rest=rest, spread=waiting is not None)
+    waiting = _begin_batch(task)
+    while bus._spare is task or not task.begun:
+        try:
+            await one_turn()
+        finally:
+            if bus._spare is task:
+                bus._drop_spare()
+        if not task.begun:  # somebody needs a pump again
+            waiting = _begin_batch(task)
     if waiting is None:
         return
     delivery, context, driver, signal = waiting
@@ -124,6 +122,25 @@ async def _pump(task: PumpTask) -> None:
         _ends.end(delivery, "handled")
     else:
         _failed_after_waiting(delivery, signal)
+
+
+def _begin_batch(task: PumpTask) -> Waiting | None:
+    """Run a batch, and give back the place of its pump."""
+    task.begun = True
+    bus = task.bus
+    waiting = None
+    rest = True  # unless the batch ends as batches do, a KeyboardInterrupt is on its way out
+    try:
+        waiting = run_batch(task)
+        rest = False
+    finally:
+        # Not in a child that the handler has forked.
+        if bus._loop is task.get_loop():  # pragma: no branch - coverage cannot see that child
+            bus._stepping = None
+            if bus._returning and waiting is None and not rest and not task.cancelling():
+                bus._spare = task
+            bus._pump_ended(rest=rest, spread=waiting is not None)
+    return waiting
 
 
 def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915 - unrolled, see below

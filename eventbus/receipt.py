@@ -157,8 +157,13 @@ class Receipt:
         if self._waiters is None:
             self._waiters = []
         if not (self.cascade_done if cascade else self.done):
-            if current.get() is None and self._bus._is_here():
-                await one_turn()  # enough for handlers that do not wait, and needs no future
+            bus = self._bus
+            if current.get() is None and bus._is_here():
+                bus._returning += 1
+                try:
+                    await one_turn()  # enough for handlers that do not wait, and needs no future
+                finally:
+                    bus._returning -= 1
             while not (self.cascade_done if cascade else self.done):
                 wait = Wait(receipt=self, cascade=cascade)
                 with _deadlock.waiting(wait):
