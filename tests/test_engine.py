@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -244,3 +245,27 @@ def test_a_spare_pump_of_another_loop_is_not_used() -> None:
     first.run_until_complete(asyncio.sleep(0))
     assert asyncio.all_tasks(first) == set()
     first.close()
+
+
+async def test_a_handler_that_waits_in_a_pump_that_served_others_keeps_its_task() -> None:
+    """From its first step to its last, in its publisher's context; and it gets that task alone."""
+    bus = EventBus()
+    request: ContextVar[int] = ContextVar("request")
+    seen: list[tuple[int, object, object]] = []
+
+    @bus.on("*")
+    async def handle(event: Event[Any]) -> None:
+        task = asyncio.current_task()
+        if event.type == "slow":
+            await asyncio.sleep(0)
+        assert request.get() == event.data
+        seen.append((event.data, task, asyncio.current_task()))
+
+    for number, topic in enumerate(["quick", "quick", "slow", "quick", "slow"]):
+        request.set(number)
+        await within(bus.publish_and_wait(topic, number, check=True))
+    tasks = [before for _, before, _ in seen]
+    assert [after for _, _, after in seen] == tasks
+    assert [number for number, _, _ in seen] == [0, 1, 2, 3, 4]
+    assert tasks[0] is tasks[1] is tasks[2]
+    assert tasks[3] is not tasks[2]
