@@ -7,6 +7,11 @@ that ``asyncio.current_task()`` never changes under it, and time-outs, task grou
 scopes inside it work); up to two new pumps take over the other subscriptions. A pump never waits
 itself: after `BATCH_STEPS` steps or `BATCH_SECONDS` it ends, and another one follows.
 
+One exception saves tasks: while a publisher waits for the end of this very turn of the loop, and
+will likely publish again, a pump that is through stays for one turn more as the bus's *spare*. It
+owns nothing then, no place and no loop, so whoever cancels or destroys it destroys nothing else.
+Taken instead of a new pump, it is in the same state as one that has not begun.
+
 Two things about asyncio decide the rest. A task that is cancelled before its first step never
 runs its body, and ``asyncio.run`` cancels all tasks at its end: so a pump's place is given back by
 `PumpTask.cancel` itself. And a loop that is cancelling its tasks must not be given new handlers
@@ -82,7 +87,9 @@ class PumpTask(asyncio.Task[None]):
         _new_task(self, _pump(self), loop=loop, name="eventbus-pump", context=bus._pump_context)
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """As of any task. Cancelled before its first step, the pump gives back its place."""
+        """As of any task. Cancelled before its batch begins, the pump gives back its place."""
+        if self.bus._spare is self:
+            self.bus._drop_spare()
         if not self.begun and not self.done():
             self.begun = True
             if self.bus._loop is self.get_loop():

@@ -171,6 +171,17 @@ async def test_a_spare_pump_that_is_cancelled_holds_nothing_up() -> None:
     assert len(await within(bus.publish_and_wait("a"))) == 1
 
 
+async def test_a_spare_pump_that_was_cancelled_is_not_taken() -> None:
+    """Its next step will raise: an event published before that needs another pump."""
+    bus = EventBus()
+    bus.subscribe(lambda event: None)
+    await bus.publish_and_wait("a")
+    (spare,) = pumps()
+    assert spare.cancel()
+    assert len(await within(bus.publish_and_wait("a"))) == 1
+    assert spare.cancelled()
+
+
 async def test_a_spare_pump_cancelled_when_it_is_needed_again_gives_back_its_place() -> None:
     """As one that was cancelled before its first step does."""
     bus = EventBus()
