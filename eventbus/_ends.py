@@ -342,11 +342,9 @@ def _nothing() -> None:
 def give_back_place(delivery: Delivery) -> None:
     """The handler has really ended: its lane and its place are free for the next."""
     owner = delivery.owner
-    lane = delivery.lane
-    if lane is not None:
-        delivery.lane = None
-        if isinstance(owner._queue, KeyedQueue):
-            owner._queue.release(lane)
+    lane, delivery.lane = delivery.lane, None
+    if lane is not None and isinstance(owner._queue, KeyedQueue):
+        owner._queue.release(lane)
     active = owner._active
     if active is not None and delivery in active:
         del active[delivery]
