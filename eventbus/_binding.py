@@ -39,24 +39,33 @@ def bind(bus: Engine) -> asyncio.AbstractEventLoop:
             "or publish with bus.publish_from_thread(...) while 'async with bus' runs"
         ) from None
     if bus._loop is not loop:
-        if bus._loop is not None and bus._is_busy():
-            if not bus._loop.is_closed():
-                raise WrongLoop(
-                    f"{bus.name} is busy on another event loop: publish there, "
-                    "or from this thread with bus.publish_from_thread(...)"
-                )
-            _bury(bus)
-        _take_over(bus, loop)
+        if bus._loop is not None:
+            _let_go(bus)
+        last = bus._last_loop
+        if last is None or last() is not loop:
+            _take_over(bus, loop)
+        bus._loop = loop
     bus._thread = get_ident()
-    bus._wall = bus._clock.time() - bus._clock.monotonic()
+    clock = bus._clock
+    bus._wall = clock.time() - clock.monotonic()
     return loop
 
 
+def _let_go(bus: Engine) -> None:
+    """See to what the bus has to do on another loop than the running one."""
+    if bus._loop is not None and bus._is_busy():
+        if not bus._loop.is_closed():
+            raise WrongLoop(
+                f"{bus.name} is busy on another event loop: publish there, "
+                "or from this thread with bus.publish_from_thread(...)"
+            )
+        _bury(bus)
+
+
 def _take_over(bus: Engine, loop: asyncio.AbstractEventLoop) -> None:
-    bus._loop = loop
-    if bus._last_loop is not None and bus._last_loop() is loop:
-        return
+    """Begin on a loop that is not the one of last time."""
     bus._last_loop = weakref.ref(loop)
+    bus._spare = None
     bus._thread_limit = None
     if bus._stuck_threads:
         # Threads that are still at work for another loop cannot tell us when they return.
@@ -78,6 +87,7 @@ def _bury(bus: Engine) -> None:
     pending = bus._pending()
     bus._loop = None
     bus._pumps = 0
+    bus._spare = None
     bus._stepping = None
     bus._settlers.clear()
     closing, bus._closing = bus._closing, None

@@ -56,10 +56,10 @@ class waiting:  # noqa: N801 - used like a function: `with waiting(...)`
         if delivery is None or delivery.status is not None:
             return
         work = delivery.working()
-        work.waits.append(self._wait)
+        work.waits = (*work.waits, self._wait)
         refusal = _refusal(delivery)
         if refusal is not None:
-            work.waits.remove(self._wait)
+            _remove(work, self._wait)
             raise refusal
         self._work = work
         if self._wait.cascade:
@@ -67,8 +67,8 @@ class waiting:  # noqa: N801 - used like a function: `with waiting(...)`
 
     def __exit__(self, *_: object) -> None:
         self._cascades.pop(self._wait, None)
-        if self._work is not None and self._wait in self._work.waits:
-            self._work.waits.remove(self._wait)
+        if self._work is not None:
+            _remove(self._work, self._wait)
 
     @classmethod
     def grew(cls, receipt: Receipt) -> None:
@@ -88,9 +88,14 @@ class waiting:  # noqa: N801 - used like a function: `with waiting(...)`
         for wait, delivery in affected.items():
             refusal = _refusal(delivery) if delivery.status is None else None
             if refusal is not None and wait.future is not None and not wait.future.done():
-                delivery.working().waits.remove(wait)
+                _remove(delivery.working(), wait)
                 del cls._cascades[wait]
                 wait.future.set_exception(refusal)
+
+
+def _remove(work: Work, wait: Wait) -> None:
+    """The handler does not wait for this any more, if it still did."""
+    work.waits = tuple([each for each in work.waits if each is not wait])
 
 
 def _refusal(delivery: Delivery) -> WouldDeadlock | None:

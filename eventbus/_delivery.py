@@ -45,7 +45,7 @@ class Delivery:
     owner: Subscription
     event: Event[Any]
     receipt: Receipt
-    """The publication it belongs to. Deleted at the end."""
+    """The publication it belongs to; let go of at the end."""
     status: Status | None
     attempt: int
     """Counts from 1; 0 if its handler never ran."""
@@ -76,39 +76,29 @@ class Delivery:
 
 
 class Work:
-    """What a delivery needs once its handler waits, is retried, or runs in a thread."""
+    """What a delivery needs once its handler waits, is retried, or runs in a thread.
 
-    __slots__ = (
-        "awaits_thread",
-        "began",
-        "in_thread",
-        "resume",
-        "task",
-        "timed_out",
-        "timer",
-        "unwanted",
-        "waits",
-    )
+    Most need little of it: what is not written costs nothing, because the class has the defaults.
+    """
 
-    def __init__(self) -> None:
-        self.began = 0.0
-        """When the attempt that runs began."""
-        self.task: asyncio.Task[Any] | None = None
-        """Runs the handler; None during the pause before a retry."""
-        self.timer: Timer | None = None
-        """The next of: time-out, warning that a handler does not end, end of a pause."""
-        self.resume: Callable[[], None] | None = None
-        """Set during the pause before a retry."""
-        self.timed_out = False
-        """The bus has cancelled the attempt because it took too long."""
-        self.unwanted = False
-        """The bus has cancelled the delivery because it is closing."""
-        self.awaits_thread = False
-        """It is to run in a thread, and has none yet."""
-        self.in_thread = False
-        """The place is in the hands of a thread, and free only when that returns."""
-        self.waits: list[Wait] = []
-        """What the handler waits for right now, as far as the bus can see."""
+    began: float | None = None
+    """When the attempt that runs began; None: when the delivery did."""
+    task: asyncio.Task[Any] | None = None
+    """Runs the handler; None during the pause before a retry."""
+    timer: Timer | None = None
+    """The next of: time-out, warning that a handler does not end, end of a pause."""
+    resume: Callable[[], None] | None = None
+    """Set during the pause before a retry."""
+    timed_out = False
+    """The bus has cancelled the attempt because it took too long."""
+    unwanted = False
+    """The bus has cancelled the delivery because it is closing."""
+    awaits_thread = False
+    """It is to run in a thread, and has none yet."""
+    in_thread = False
+    """The place is in the hands of a thread, and free only when that returns."""
+    waits: tuple[Wait, ...] = ()
+    """What the handler waits for right now, as far as the bus can see."""
 
     def stop_timer(self) -> None:
         """Cancel the timer, if one is set."""

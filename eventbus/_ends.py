@@ -1,5 +1,5 @@
 """How attempts and deliveries end. Every end of every delivery is written here, or in the
-unrolled copy of `handled` in the pump.
+unrolled copy of `end` in the pump.
 
 An attempt returns, raises, is cancelled or takes too long; what that means for its delivery is
 decided by `attempt_failed`: another attempt after a pause, or the end. `end` does the accounts, in
@@ -16,11 +16,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from eventbus._delivery import Delivery, Status
+from eventbus._delivery import Delivery, Status, Work
 from eventbus._queues import KeyedQueue
 from eventbus.dead_letters import DeadLetter
 from eventbus.errors import HandlerTimeout
-from eventbus.receipt import outcome_of
+from eventbus.receipt import finish, outcome_of
 from eventbus.subscription import GONE, check_seconds
 
 if TYPE_CHECKING:
@@ -61,22 +61,24 @@ def typed_event(delivery: Delivery) -> Event[Any]:
 # A handler that waits.
 
 
-def began_to_wait(delivery: Delivery) -> None:
-    """The handler did not end in its first step: from now on its delivery has a place."""
-    work = delivery.working()
-    if delivery.attempt == 1:
-        work.began = delivery.started
+def began_to_wait(delivery: Delivery, task: asyncio.Task[Any]) -> None:
+    """The handler did not end in its first step: it has a place and a task of its own now."""
+    work = delivery.work
+    if work is None:
+        work = delivery.work = Work()
+    work.task = task
     if delivery.status is None:
         delivery.owner._keep(delivery)
 
 
 def start_timeout(delivery: Delivery) -> None:
     """Begin to count the time of an attempt, from where it started."""
-    bus = delivery.owner.bus
     timeout = delivery.owner._options.timeout
     if timeout is not None:
+        bus = delivery.owner.bus
         work = delivery.working()
-        left = work.began + timeout - bus._clock.monotonic()
+        began = delivery.started if work.began is None else work.began
+        left = began + timeout - bus._clock.monotonic()
         work.timer = bus._clock.call_later(max(left, 0), lambda: _time_out(delivery))
 
 
@@ -130,11 +132,6 @@ def _watch(delivery: Delivery) -> None:
 
 
 # The end of an attempt.
-
-
-def handled(delivery: Delivery) -> None:
-    """The handler returned."""
-    end(delivery, "handled")
 
 
 def drop_own_frames(error: BaseException) -> None:
@@ -262,10 +259,12 @@ def _pause(delivery: Delivery, seconds: float) -> None:
 def end(delivery: Delivery, status: Status, *, rest: bool = False) -> None:
     """End a delivery, once. ``rest`` lets the loop breathe before other handlers start."""
     if delivery.status is None:
+        bus = delivery.owner.bus
         receipt = delivery.receipt
         _account(delivery, status)
-        delivery.owner.bus._resume(rest=rest)
-        _tell(delivery, receipt)
+        bus._resume(rest=rest)
+        if status != "handled" or bus._observers:
+            _tell(delivery, receipt)
 
 
 def _account(delivery: Delivery, status: Status) -> None:
@@ -274,10 +273,13 @@ def _account(delivery: Delivery, status: Status) -> None:
     receipt = delivery.receipt
     delivery.status = status
     delivery.ended = bus._clock.monotonic()
-    del delivery.receipt
-    _count(owner, status)
+    delivery.receipt = None  # type: ignore[assignment]  # it has ended
+    if status == "handled":
+        owner.handled += 1
+    else:
+        _count(owner, status)
     work = delivery.work
-    if work is not None:
+    if work is not None and work.timer is not None:
         work.stop_timer()
     if work is None or not work.in_thread:
         give_back_place(delivery)
@@ -286,13 +288,11 @@ def _account(delivery: Delivery, status: Status) -> None:
         del owner._active[delivery]  # not pending any more; its place goes with the thread
         bus._stuck_threads += 1
         bus._find_place(owner)
-    _ended(receipt, delivery)
-
-
-def _ended(receipt: Receipt, delivery: Delivery) -> None:
-    receipt._ended.append(delivery)
-    if len(receipt._ended) == receipt._total:
-        receipt._bus._finish(receipt)
+    ended = receipt._ended
+    ended.append(delivery)
+    if len(ended) == receipt._total:
+        bus._open -= 1
+        finish(receipt)
 
 
 def end_quietly(delivery: Delivery, status: Status) -> Callable[[], None]:
@@ -326,9 +326,12 @@ def end_unstarted(
     delivery.error = error
     delivery.status = status
     delivery.ended = delivery.started
-    del delivery.receipt
+    delivery.receipt = None  # type: ignore[assignment]  # it has ended
     _count(subscription, status)
-    _ended(receipt, delivery)
+    receipt._ended.append(delivery)
+    if receipt.done:
+        bus._open -= 1
+        finish(receipt)
     return partial(_tell, delivery, receipt)
 
 
@@ -342,9 +345,9 @@ def give_back_place(delivery: Delivery) -> None:
     lane, delivery.lane = delivery.lane, None
     if lane is not None and isinstance(owner._queue, KeyedQueue):
         owner._queue.release(lane)
-    if owner._is_kept(delivery):
-        assert owner._active is not None
-        del owner._active[delivery]
+    active = owner._active
+    if active is not None and delivery in active:
+        del active[delivery]
         owner._running -= 1
     elif delivery.work is not None and delivery.work.in_thread:
         owner._running -= 1

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextvars import Context
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 from eventbus import _admission, _binding, _registration
@@ -25,10 +26,12 @@ from eventbus._state import COUNTS, State, every_bus, instances, serials
 from eventbus.dead_letters import DeadLetters
 from eventbus.errors import BusClosed
 from eventbus.instrumentation import Hook, Log, observers
-from eventbus.receipt import Receipt, finish, give_back_charge, wake
+from eventbus.receipt import Receipt, give_back_charge, wake
 from eventbus.subscription import HELD, IDLE, LISTENING, READY, SATURATED, Subscription
 
 if TYPE_CHECKING:
+    from types import CodeType
+
     from eventbus._admission import Ticket
     from eventbus._closing import CloseReport, Closing
     from eventbus._delivery import Delivery
@@ -44,6 +47,9 @@ REST_SECONDS: Final = 0.01
 """The pause after a cancellation from outside, in case the loop is being closed."""
 REST_TURNS: Final = 20
 """How many turns of the loop follow it: one that was held up for so long may not have had any."""
+
+_ENGAGED: Final = (State.ENTERED, State.CLOSING)
+_TAKEN: Final = (READY, HELD)
 
 
 async def _canary(sung: list[bool]) -> AsyncGenerator[None]:
@@ -109,6 +115,8 @@ class Engine:
         self._index: Index[Subscription] = Index()
         self._names = Names()
         self._numbers = 0
+        self._sites: dict[tuple[CodeType, int], tuple[CodeType, int]] = {}
+        """Where the application has subscribed: each place once, as `_registration` wants it."""
         self._warned: set[str] = set()
         self._burying = False
         """The loop was lost: one line in the log tells it for all that was pending there."""
@@ -119,6 +127,8 @@ class Engine:
         """Somebody may not publish: `_refuse` knows who."""
         self._last_report: CloseReport | None = None
         self._last_loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+        self._returning = 0
+        """Publishers that wait for the end of the current turn of the loop, and go on then."""
         self._serial = next(serials)
         """The order in which buses were made."""
         self._start_empty()
@@ -143,6 +153,9 @@ class Engine:
         """Subscriptions whose queue has reached its capacity."""
         self._unturned = 0
         """Events accepted since the loop last had a turn, as far as the bus knows."""
+        self._spare: PumpTask | None = None
+        """A pump that is through and lives for one more turn of the loop, because a publisher is
+        about to go on and making a task costs more. It has no place until somebody needs it."""
         self._stepping: Delivery | None = None
         """The delivery whose handler a pump is stepping through right now."""
         self._judging: Subscription | None = None
@@ -167,7 +180,21 @@ class Engine:
             if self._loop.is_closed():
                 return  # what is ready is lost, and the next use of the bus will see to it
             self._pumps = 1
-            PumpTask(self, self._loop)
+            self._new_pump(self._loop)
+
+    def _new_pump(self, loop: asyncio.AbstractEventLoop) -> None:
+        spare = self._spare
+        if spare is not None and spare.get_loop() is loop:
+            self._spare = None
+            spare.begun = False  # its next step is scheduled, and begins with a look at this
+        else:
+            PumpTask(self, loop)
+
+    def _drop_spare(self) -> None:
+        """Nobody has needed the spare pump."""
+        self._spare = None
+        if not self._is_busy():
+            self._loop = None
 
     def _pump_ended(self, *, rest: bool = False, spread: bool = False) -> None:
         """A pump gives back its place: it is through, never began, or is a handler's task now.
@@ -177,14 +204,19 @@ class Engine:
         self._pumps -= 1
         self._unturned = 0
         if spread and self._ready:
-            assert self._loop is not None
-            wanted = len(self._ready)
-            if wanted == 1:
-                wanted = len(self._ready[0]._queue or ()) + len(self._ready[0]._due or ())
-            for _ in range(min(2, wanted - self._pumps, MOST_PUMPS - self._pumps)):
-                self._pumps += 1
-                PumpTask(self, self._loop)
+            self._spread()
         self._resume(rest=rest)
+
+    def _spread(self) -> None:
+        ready, loop = self._ready, self._loop
+        assert loop is not None
+        wanted = len(ready)
+        if wanted == 1:
+            wanted = len(ready[0]._queue or ()) + len(ready[0]._due or ())
+        most = self._pumps + 2
+        while self._pumps < wanted and self._pumps < most and self._pumps < MOST_PUMPS:
+            self._pumps += 1
+            PumpTask(self, loop)
 
     def _resume(self, *, rest: bool = False) -> None:
         """Something has ended: go on with what is ready, or notice that nothing is left.
@@ -231,20 +263,16 @@ class Engine:
 
     def _fell_quiet(self) -> None:
         """No pump, nothing open: wake who waited for that, and let go of the loop."""
-        settlers, self._settlers = self._settlers, []
-        for settler in settlers:
-            wake(settler)
+        if self._settlers:
+            settlers, self._settlers = self._settlers, []
+            for settler in settlers:
+                wake(settler)
         if self._closing is not None:
             self._closing.drained()
-        if not self._is_busy():
+        if self._spare is None and not self._is_busy():
             self._loop = None
 
     # Publications and places.
-
-    def _finish(self, receipt: Receipt) -> None:
-        """The last delivery of a publication has ended."""
-        self._open -= 1
-        finish(receipt)
 
     def _unread(self, receipt: Receipt) -> None:
         """A stream is through with an event: read, dropped or left."""
@@ -256,9 +284,9 @@ class Engine:
         """Put a subscription where it belongs, unless a pump or the line has it."""
         if subscription._standing != LISTENING:
             _registration.retire(self, subscription)
-        if subscription._place in (READY, HELD):
+        if subscription._place in _TAKEN:
             return
-        if subscription._has_work():
+        if (subscription._queue or subscription._due) and subscription._has_work():
             subscription._place = READY
             self._ready.append(subscription)
         elif subscription._running >= subscription.concurrency:
@@ -283,6 +311,11 @@ class Engine:
         if subscription._full:
             subscription._full = False
             self._full -= 1
+
+    def _is_here(self) -> bool:
+        """Whether this code runs on the loop to which the bus is bound. Quicker than binding."""
+        loop = self._loop
+        return loop is not None and self._thread == get_ident() and loop.is_running()
 
     # Shortcuts for modules that this one imports, and which so cannot import those below.
 
@@ -324,8 +357,7 @@ class Engine:
             or self._tickets
             or self._settlers
             or self._streams
-            or self._state is State.ENTERED
-            or self._state is State.CLOSING
+            or self._state in _ENGAGED
         )
 
     def _closed(self, report: CloseReport) -> None:

@@ -214,7 +214,9 @@ class Publishing(Engine):
         wait: bool = True,
     ) -> Receipt | _admission.Ticket:
         """Accept an event, or say why not, or let it wait for room. Contains no await."""
-        if not (self._pumps and self._thread == get_ident() and self._loop.is_running()):  # type: ignore[union-attr]  # pumps have a loop
+        if not (
+            (self._pumps or self._spare) and self._thread == get_ident() and self._loop.is_running()  # type: ignore[union-attr]  # pumps have a loop
+        ):
             _binding.bind(self)
         if type(topic) is str:
             name: str = topic
@@ -266,8 +268,9 @@ class Publishing(Engine):
                 self._mark_full(subscription)
         if inside is not None:
             _deadlock.waiting.grew(receipt)
-        if not self._pumps:
-            self._start_pump()
+        if ready and not self._pumps:
+            self._pumps = 1
+            self._new_pump(self._loop)  # type: ignore[arg-type]  # it is bound by now
         for witness in self._witnesses:
             witness(receipt, total)
         return receipt

@@ -7,6 +7,11 @@ that ``asyncio.current_task()`` never changes under it, and time-outs, task grou
 scopes inside it work); up to two new pumps take over the other subscriptions. A pump never waits
 itself: after `BATCH_STEPS` steps or `BATCH_SECONDS` it ends, and another one follows.
 
+One exception saves tasks: while a publisher waits for the end of this very turn of the loop, and
+will likely publish again, a pump that is through stays for one turn more as the bus's *spare*. It
+owns nothing then, no place and no loop, so whoever cancels or destroys it destroys nothing else.
+Taken instead of a new pump, it is in the same state as one that has not begun.
+
 Two things about asyncio decide the rest. A task that is cancelled before its first step never
 runs its body, and ``asyncio.run`` cancels all tasks at its end: so a pump's place is given back by
 `PumpTask.cancel` itself. And a loop that is cancelling its tasks must not be given new handlers
@@ -17,6 +22,7 @@ loop that is being closed never comes to that.
 from __future__ import annotations
 
 import asyncio
+import math
 import types
 from collections.abc import Callable, Generator
 from contextvars import Context
@@ -27,6 +33,7 @@ from eventbus._delivery import Delivery
 from eventbus._queues import KeyedQueue
 from eventbus.errors import PayloadError
 from eventbus.event import current
+from eventbus.receipt import finish, one_turn
 from eventbus.subscription import GONE, HELD, IDLE
 
 if TYPE_CHECKING:
@@ -61,31 +68,71 @@ INVALID: Final = _Signal("INVALID")
 """The data did not fit the handler, which did not run: no retry can mend that."""
 
 Driver = Generator[Any, Any, Any]
+Waiting = tuple[Delivery, Context, Driver, Any]
+"""A handler that waits: its delivery, its context, its driver, and what that has yielded."""
 P = ParamSpec("P")
 
 
 class PumpTask(asyncio.Task[None]):
     """A task that runs a pump, and from then on the one handler in it that waited."""
 
+    __slots__ = ("begun", "bus", "deadline")
+
     def __init__(self, bus: Engine, loop: asyncio.AbstractEventLoop) -> None:
         self.bus = bus
         self.begun = False
-        self.tainted = False
-        """Somebody has asked to cancel it: no further handler may begin here."""
-        super().__init__(_pump(self), loop=loop, name="eventbus-pump", context=bus._pump_context)
+        self.deadline = math.inf
+        """When its batch is over, by the bus's clock; at once if somebody has asked to cancel it,
+        because then no further handler may begin here."""
+        _new_task(self, _pump(self), loop=loop, name="eventbus-pump", context=bus._pump_context)
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """As of any task. Cancelled before its first step, the pump gives back its place."""
+        """As of any task. Cancelled before its batch begins, the pump gives back its place."""
+        if self.bus._spare is self:
+            self.bus._drop_spare()
         if not self.begun and not self.done():
             self.begun = True
             if self.bus._loop is self.get_loop():
                 self.bus._pump_ended(rest=True)
-        self.tainted = True
+        self.deadline = -math.inf
         return super().cancel(msg)
+
+
+_new_task: Final = asyncio.Task.__init__
+"""Called without ``super()``: a task is made for each handler that waits."""
 
 
 async def _pump(task: PumpTask) -> None:
     """One batch, and then the rest of the handler that waited, if one did."""
+    bus = task.bus
+    waiting = _begin_batch(task)
+    while bus._spare is task or not task.begun:
+        try:
+            await one_turn()
+        finally:
+            if bus._spare is task:
+                bus._drop_spare()
+        if not task.begun:  # somebody needs a pump again
+            waiting = _begin_batch(task)
+    if waiting is None:
+        return
+    delivery, context, driver, signal = waiting
+    if delivery.owner._options.timeout is not None:
+        _ends.start_timeout(delivery)
+    del waiting, task, bus  # frames of errors know this one, and would keep what it knows
+    try:
+        signal = await _drive(context, driver, signal)
+    except GeneratorExit:  # the task is destroyed, with its loop or without
+        _ends.destroyed(delivery)
+        raise
+    if signal is DONE:
+        _ends.end(delivery, "handled")
+    else:
+        _failed_after_waiting(delivery, signal)
+
+
+def _begin_batch(task: PumpTask) -> Waiting | None:
+    """Run a batch, and give back the place of its pump."""
     task.begun = True
     bus = task.bus
     waiting = None
@@ -97,9 +144,10 @@ async def _pump(task: PumpTask) -> None:
         # Not in a child that the handler has forked.
         if bus._loop is task.get_loop():  # pragma: no branch - coverage cannot see that child
             bus._stepping = None
+            if bus._returning and waiting is None and not rest and not task.cancelling():
+                bus._spare = task
             bus._pump_ended(rest=rest, spread=waiting is not None)
-    if waiting is not None:
-        await _finish_waiting(task, waiting)
+    return waiting
 
 
 def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915 - unrolled, see below
@@ -108,7 +156,7 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
     ready = bus._ready
     monotonic = bus._clock.monotonic
     now = monotonic()
-    deadline = now + BATCH_SECONDS
+    task.deadline = now + BATCH_SECONDS
     left = BATCH_STEPS
     plain: Driver | None = None
     while ready and left > 0:
@@ -122,12 +170,12 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                     if waiting is not None:
                         return waiting
                     now = monotonic()
-                    if now > deadline or task.tainted:
+                    if now > task.deadline:
                         left = 0
                 continue
 
             # The inlined path, for subscriptions that need nothing before the handler and nothing
-            # after it. It is `_step_carefully` and `_ends.handled`, unrolled: a third of the speed.
+            # after it. It is `_step_carefully` and `_ends.end`, unrolled: a third of the speed.
             queue: deque[Receipt] = subscription._queue  # type: ignore[assignment]  # direct: no key
             call = subscription.handler
             is_async = subscription._is_async
@@ -153,10 +201,11 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                 context = receipt._context.copy()  # type: ignore[union-attr]  # it has pending deliveries
                 if is_async:
                     if plain is None:
-                        plain = _plain_driver()
-                        next(plain)
+                        plain = _plain_driver(delivery)
+                        signal = context.run(next, plain)
+                    else:
+                        signal = context.run(plain.send, delivery)
                     driver = plain
-                    signal = context.run(plain.send, delivery)
                 else:
                     try:
                         result = context.run(_call, delivery, call, event)
@@ -176,23 +225,31 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                     if delivery.status is None:
                         delivery.status = "handled"
                         delivery.ended = now
-                        del delivery.receipt
+                        delivery.receipt = None  # type: ignore[assignment]  # it has ended
                         subscription.handled += 1
                         ended = receipt._ended
                         ended.append(delivery)
                         if len(ended) == receipt._total:
-                            bus._finish(receipt)
+                            bus._open -= 1
+                            finish(receipt)
                 elif signal is FAILED:
                     _ends.leave_the_loop(_ends.attempt_failed(delivery))
                     now = monotonic()
                     del delivery, receipt, context  # the frames of the error know this one
                 else:
-                    return Waiting(delivery, context, driver, signal)  # type: ignore[possibly-undefined]  # only a driver gives other signals
-                if now > deadline or task.tainted:
+                    _ends.began_to_wait(delivery, task)
+                    return delivery, context, driver, signal  # type: ignore[possibly-undefined]  # only a driver gives other signals
+                if now > task.deadline:
                     left = 0
         finally:
             subscription._place = IDLE
-            bus._find_place(subscription)
+            if (
+                subscription._queue
+                or subscription._running
+                or subscription._due
+                or subscription._standing
+            ):  # else idle is right: it listens, and has nothing
+                bus._find_place(subscription)
     return None
 
 
@@ -218,11 +275,12 @@ def _step_carefully(task: PumpTask, subscription: Subscription) -> Waiting | Non
     driver = _careful_driver(delivery)
     signal = context.run(next, driver)
     if signal is DONE:
-        _ends.handled(delivery)
+        _ends.end(delivery, "handled")
     elif signal is FAILED or signal is INVALID:
         _ends.leave_the_loop(_ends.attempt_failed(delivery, again=signal is FAILED))
     else:
-        return Waiting(delivery, context, driver, signal)
+        _ends.began_to_wait(delivery, task)
+        return delivery, context, driver, signal
     return None
 
 
@@ -259,11 +317,9 @@ def _awaiting(function: Callable[P, Driver]) -> Callable[P, Driver]:
 
 
 @_awaiting
-def _plain_driver() -> Driver:
+def _plain_driver(delivery: Delivery) -> Driver:
     """Runs async handlers of direct subscriptions, one delivery after the other."""
-    signal = DONE
     while True:
-        delivery: Delivery = yield signal
         current.set(delivery)
         try:
             delivery.result = yield from delivery.owner.handler(delivery.event)
@@ -273,6 +329,7 @@ def _plain_driver() -> Driver:
                 raise
             delivery.error = error
             signal = FAILED
+        delivery = yield signal
 
 
 @_awaiting
@@ -328,50 +385,28 @@ def _careful_driver(delivery: Delivery) -> Driver:
     yield signal
 
 
-class Waiting:
-    """A handler that waits: awaiting this drives it to its end, in its own context."""
-
-    __slots__ = ("context", "delivery", "driver", "signal")
-
-    def __init__(self, delivery: Delivery, context: Context, driver: Driver, signal: Any) -> None:
-        self.delivery = delivery
-        self.context = context
-        self.driver = driver
-        self.signal = signal
-        _ends.began_to_wait(delivery)
-
-    def __await__(self) -> Driver:
-        run, driver, signal = self.context.run, self.driver, self.signal
-        del self  # and what else is deleted here would be kept by the traceback of an error
-        while signal.__class__ is not _Signal:
-            try:
-                value = yield signal
-            except GeneratorExit as destroyed:
-                run(driver.throw, destroyed)
-                raise
-            except BaseException as thrown:
-                signal = run(driver.throw, thrown)
-            else:
-                signal = run(driver.send, value)
-        del run, driver
-        return signal
+@types.coroutine
+def _drive(context: Context, driver: Driver, signal: Any) -> Driver:
+    """Drive a handler that waits to its end, in its own context. Gives the last signal."""
+    run, send = context.run, driver.send
+    while signal.__class__ is not _Signal:
+        try:
+            value = yield signal
+        except GeneratorExit as destroyed:
+            run(driver.throw, destroyed)
+            raise
+        except BaseException as thrown:
+            signal = run(driver.throw, thrown)
+        else:
+            signal = run(send, value)
+    del context, driver, run, send  # the traceback of an error knows this frame
+    return signal
 
 
-async def _finish_waiting(task: PumpTask, waiting: Waiting) -> None:
-    """The rest of a handler that waited, and of the task that is now its own."""
-    delivery = waiting.delivery
-    work = delivery.working()
-    work.task = task
-    _ends.start_timeout(delivery)
-    try:
-        signal = await waiting
-    except GeneratorExit:  # the task is destroyed, with its loop or without
-        _ends.destroyed(delivery)
-        raise
-    if signal is DONE:
-        _ends.handled(delivery)
-        return
+def _failed_after_waiting(delivery: Delivery, signal: Any) -> None:
+    """A handler that waited has raised, or was cancelled."""
+    task = delivery.working().task
     error = _ends.attempt_failed(delivery, again=signal is FAILED, task=task)
-    if isinstance(error, asyncio.CancelledError) and task.cancelling():
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
         raise error
     _ends.leave_the_loop(error)

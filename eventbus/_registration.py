@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 MOST_WARNINGS: Final = 1000
 """About how many different names a bus warns that the catalogue does not have them."""
 
+MOST_SITES: Final = 1000
+"""How many places in the source a bus remembers, for subscriptions to share."""
+
 _READING: Final = Handler(lambda event: None, is_async=False, payload=None)
 """Stands for the handler of a stream, which has none."""
 
@@ -58,7 +61,7 @@ def subscribe(
         _check_known(bus, pattern, chosen.name or base)
     name = bus._names.take(chosen.name, base)
     subscription = Subscription(
-        bus, bus._numbers, names, looked_at, chosen, name, _caller(), reader
+        bus, bus._numbers, names, looked_at, chosen, name, _site(bus), reader
     )
     bus._numbers += 1
     bus._index.add(subscription, names)
@@ -195,9 +198,15 @@ def _common_payload(patterns: tuple[str | Topic[Any], ...]) -> Payload | None:
 _OURS: Final = (__name__, "eventbus.bus", "eventbus.stream")
 
 
-def _caller() -> tuple[CodeType, int]:
-    """Where the application called: its code object and the line."""
+def _site(bus: Engine) -> tuple[CodeType, int]:
+    """Where the application called: its code object and the line.
+
+    Most subscriptions of a large bus come from a few lines: those share one pair.
+    """
     frame = _getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__") in _OURS:
         frame = frame.f_back
-    return frame.f_code, frame.f_lineno
+    site = frame.f_code, frame.f_lineno
+    if len(bus._sites) >= MOST_SITES:  # source is not as large, but code may be made at run time
+        bus._sites.clear()
+    return bus._sites.setdefault(site, site)

@@ -104,7 +104,7 @@ async def _carry(delivery: Delivery, context: Context) -> None:
         error = _ends.timeout_error(delivery)
     if error is None:
         delivery.error = None
-        _ends.handled(delivery)
+        _ends.end(delivery, "handled")
     else:
         delivery.error = error
         _ends.leave_the_loop(_ends.attempt_failed(delivery, again=again))

@@ -8,13 +8,17 @@ of its publisher until the last delivery has ended, and the deliveries that have
 from __future__ import annotations
 
 import asyncio
+import types
+from collections.abc import Generator
 from contextvars import Context
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from eventbus import _deadlock
 from eventbus._delivery import Delivery, Status, Wait
 from eventbus.errors import DeliveryCancelled, EventBusError, HandlerErrors
+from eventbus.event import current
 
 if TYPE_CHECKING:
     from eventbus._engine import Engine
@@ -24,8 +28,26 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Receipt"]
 
 
+class _Draft:
+    """An outcome while it is made: its slots, without the refusal to be written to.
+
+    As with events, writing past that refusal costs more than everything else about an outcome.
+    Changing the class is the last step.
+    """
+
+    __slots__ = ("attempts", "error", "queued", "ran", "result", "status", "subscription")
+
+    subscription: str
+    status: Status
+    result: Any
+    error: BaseException | None
+    attempts: int
+    queued: float
+    ran: float
+
+
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(_Draft):
     """How one delivery ended."""
 
     subscription: str
@@ -42,6 +64,15 @@ class Outcome:
     """Seconds from acceptance to the start of the first attempt (or to the end, without one)."""
     ran: float
     """Seconds from the start of the first attempt to the end, pauses between attempts included."""
+
+
+_number = attrgetter("owner.number")
+
+
+@types.coroutine
+def one_turn() -> Generator[None]:
+    """Give the event loop a turn: the task goes on behind all that is scheduled by now."""
+    yield
 
 
 class Receipt:
@@ -125,17 +156,25 @@ class Receipt:
         """
         if self._waiters is None:
             self._waiters = []
-        while not (self.cascade_done if cascade else self.done):
-            wait = Wait(receipt=self, cascade=cascade)
-            with _deadlock.waiting(wait):
-                await self._end(wait)
-        ended = sorted(self._ended, key=lambda delivery: delivery.owner.number)
-        outcomes = tuple(outcome_of(delivery, self._accepted_at) for delivery in ended)
+        if not (self.cascade_done if cascade else self.done):
+            bus = self._bus
+            if current.get() is None and bus._is_here():
+                bus._returning += 1
+                try:
+                    await one_turn()  # enough for handlers that do not wait, and needs no future
+                finally:
+                    bus._returning -= 1
+            while not (self.cascade_done if cascade else self.done):
+                wait = Wait(receipt=self, cascade=cascade)
+                with _deadlock.waiting(wait):
+                    await self._wait(wait)
+        outcomes = self._outcomes()
         if check:
             check_outcomes(self.event, outcomes)
         return outcomes
 
-    async def _end(self, wait: Wait) -> None:
+    async def _wait(self, wait: Wait) -> None:
+        """Wait to be woken, or to find that what was pending is lost with its loop."""
         loop = self._bus._bind()
         if wait.cascade:
             self._bus._bury_lost()
@@ -149,6 +188,13 @@ class Receipt:
             await future
         finally:
             self._waiters.remove(entry)
+
+    def _outcomes(self) -> tuple[Outcome, ...]:
+        """What has become of the deliveries, all of which have ended, in order of subscription."""
+        accepted_at, ended = self._accepted_at, self._ended
+        if len(ended) > 1 and tuple([each.owner for each in ended]) != self._subscriptions:
+            ended = sorted(ended, key=_number)
+        return tuple([outcome_of(delivery, accepted_at) for delivery in ended])
 
     def __repr__(self) -> str:
         return f"<Receipt of {self.event!r}: {len(self._ended)} of {self._total} ended>"
@@ -192,12 +238,13 @@ def make_nested(receipt: Receipt, parent: Receipt, deliveries: int) -> None:
 def finish(receipt: Receipt) -> None:
     """All deliveries have ended: free what they needed and wake who waits for them."""
     receipt._context = None
+    through = receipt._children == 0
     if receipt._waiters:
-        _wake(receipt, cascade=False)
+        _wake(receipt._waiters, cascade=through)
     if receipt._root is not None and receipt._unread == 0:
         give_back_charge(receipt)
-    if receipt._children == 0:
-        _finish_cascade(receipt)
+    if through and receipt._parent is not None:
+        _leave_cascade(receipt)
 
 
 def give_back_charge(receipt: Receipt) -> None:
@@ -207,21 +254,20 @@ def give_back_charge(receipt: Receipt) -> None:
     root._pending_nested -= receipt._charge
 
 
-def _finish_cascade(receipt: Receipt) -> None:
+def _leave_cascade(receipt: Receipt) -> None:
     """Walk up as long as a publication has just lost the last thing that its cascade waited for."""
-    current: Receipt | None = receipt
-    while current is not None:
-        if current._waiters:
-            _wake(current, cascade=True)
-        parent, current._parent = current._parent, None
-        if parent is None:
-            return
+    parent, receipt._parent = receipt._parent, None
+    while parent is not None:
         parent._children -= 1
-        current = parent if parent.cascade_done else None
+        if not parent.cascade_done:
+            return
+        if parent._waiters:
+            _wake(parent._waiters, cascade=True)
+        above, parent._parent = parent._parent, None
+        parent = above
 
 
-def _wake(receipt: Receipt, *, cascade: bool) -> None:
-    waiters = receipt._waiters or ()
+def _wake(waiters: list[tuple[asyncio.Future[None], bool]], *, cascade: bool) -> None:
     for future, wants_cascade in waiters:
         if cascade or not wants_cascade:
             wake(future)
@@ -235,17 +281,20 @@ def wake(future: asyncio.Future[None]) -> None:
 
 def outcome_of(delivery: Delivery, accepted_at: float) -> Outcome:
     """The public value of an ended delivery."""
-    assert delivery.status is not None
-    return Outcome(
-        delivery.owner.name,
-        delivery.status,
-        # A handler that was given up may still return or raise: that changes no outcome.
-        delivery.result if delivery.status == "handled" else None,
-        delivery.error if delivery.status == "failed" else None,
-        delivery.attempt,
-        delivery.started - accepted_at,
-        delivery.ended - delivery.started,
-    )
+    status = delivery.status
+    assert status is not None
+    owner, started = delivery.owner, delivery.started
+    draft = _Draft()
+    draft.subscription = owner._name or owner.name
+    draft.status = status
+    # A handler that was given up may still return or raise: that changes no outcome.
+    draft.result = delivery.result if status == "handled" else None
+    draft.error = delivery.error if status == "failed" else None
+    draft.attempts = delivery.attempt
+    draft.queued = started - accepted_at
+    draft.ran = delivery.ended - started
+    draft.__class__ = Outcome  # it has the same slots
+    return draft  # type: ignore[return-value]  # it has become an Outcome, in the line above
 
 
 def check_outcomes(event: Event[Any], outcomes: tuple[Outcome, ...]) -> None:

@@ -174,6 +174,7 @@ class Subscription:
         "_full",
         "_is_async",
         "_line",
+        "_name",
         "_options",
         "_payload",
         "_place",
@@ -213,6 +214,7 @@ class Subscription:
         """The order of subscription on the bus."""
         self.patterns = patterns
         self._base_name, self._suffix = name
+        self._name: str | None = None
         self._site = site
         self._options = options
         self.handler: Callable[[Event[Any]], Any] = handler.call
@@ -253,7 +255,11 @@ class Subscription:
     @property
     def name(self) -> str:
         """Unique among the bus's subscriptions."""
-        return self._base_name if self._suffix == 1 else f"{self._base_name}#{self._suffix}"
+        name = self._name
+        if name is None:
+            name = self._base_name if self._suffix == 1 else f"{self._base_name}#{self._suffix}"
+            self._name = name
+        return name
 
     @property
     def active(self) -> bool:
@@ -340,15 +346,12 @@ class Subscription:
 
     def _keep(self, delivery: Delivery) -> None:
         """The delivery takes a place: it is more than one step long."""
-        if self._active is None:
-            self._active = {}
-        if delivery not in self._active:
-            self._active[delivery] = None
+        active = self._active
+        if active is None:
+            active = self._active = {}
+        if delivery not in active:
+            active[delivery] = None
             self._running += 1
-
-    def _is_kept(self, delivery: Delivery) -> bool:
-        """Whether the delivery has a place that must be given back."""
-        return self._active is not None and delivery in self._active
 
     def _lane_of(self, receipt: Receipt) -> Lane | None:
         """The lane in which a queued event stands; None without ``key``."""
@@ -363,9 +366,10 @@ class Subscription:
         """Whether a delivery could be started right now."""
         if self._due:
             return True
-        if not self._queue or self._running >= self.concurrency or self._reader is not None:
+        queue = self._queue
+        if not queue or self._running >= self.concurrency or self._reader is not None:
             return False
-        return not isinstance(self._queue, KeyedQueue) or self._queue.ready
+        return not isinstance(queue, KeyedQueue) or queue.ready
 
     def _describe(self) -> str:
         """The name for log lines and tables: what runs, and where it is written."""

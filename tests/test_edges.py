@@ -663,9 +663,8 @@ async def test_a_driver_that_is_destroyed_ends_without_a_word(kind: str) -> None
     receipt = await bus.publish("other")
     delivery = _ends.new_delivery(bus.subscribe(wait), receipt, None)
     if kind == "plain":
-        driver = _pump._plain_driver()
-        next(driver)
-        contextvars.copy_context().run(driver.send, delivery)
+        driver = _pump._plain_driver(delivery)
+        contextvars.copy_context().run(next, driver)
     elif kind == "result":
         driver = _pump._await_result(delivery, wait(receipt.event))
         contextvars.copy_context().run(next, driver)

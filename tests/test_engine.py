@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from eventbus import EventBus, _engine
+from eventbus import Event, EventBus, _engine, _pump
+from eventbus._pump import PumpTask
 from tests.helpers import within
 
 
@@ -121,3 +123,160 @@ async def test_a_rest_on_another_loop_starts_nothing_here(
     assert (bus._pumps, loop.soon) == (1, [])
     bus._pumps = 0
     await within(bus.publish_and_wait("a"))
+
+
+# A pump that is through lives for one more turn, while a publisher is about to go on.
+
+
+def pumps() -> set[asyncio.Task[Any]]:
+    """The tasks of pumps that have not ended."""
+    return {task for task in asyncio.all_tasks() if isinstance(task, PumpTask)}
+
+
+async def test_a_publisher_that_waits_for_each_event_is_served_by_one_task() -> None:
+    """Making a task would cost more than handling the event."""
+    bus = EventBus()
+    served: list[object] = []
+    bus.subscribe(lambda event: served.append(asyncio.current_task()))
+    for number in range(3):
+        await bus.publish_and_wait("a", number)
+    assert len(served) == 3
+    assert len(set(served)) == 1
+    assert set(served) == pumps()
+    await asyncio.sleep(0)
+    assert pumps() == set()
+    assert (bus._spare, bus._loop) == (None, None)
+
+
+async def test_a_pump_that_nobody_waits_for_ends_at_once() -> None:
+    """Nobody is about to go on, so nobody will need it."""
+    bus = EventBus()
+    bus.subscribe(lambda event: None)
+    await bus.publish("a")
+    await asyncio.sleep(0)
+    assert pumps() == set()
+    assert (bus._spare, bus._loop) == (None, None)
+
+
+async def test_a_spare_pump_that_is_cancelled_holds_nothing_up() -> None:
+    """It has no place to give back, and the next event gets another pump."""
+    bus = EventBus()
+    bus.subscribe(lambda event: None)
+    await bus.publish_and_wait("a")
+    (spare,) = pumps()
+    assert spare.cancel()
+    await asyncio.sleep(0)
+    assert spare.cancelled()
+    assert (bus._pumps, bus._spare, bus._loop) == (0, None, None)
+    assert len(await within(bus.publish_and_wait("a"))) == 1
+
+
+async def test_a_spare_pump_that_was_cancelled_is_not_taken() -> None:
+    """Its next step will raise: an event published before that needs another pump."""
+    bus = EventBus()
+    bus.subscribe(lambda event: None)
+    await bus.publish_and_wait("a")
+    (spare,) = pumps()
+    assert spare.cancel()
+    assert len(await within(bus.publish_and_wait("a"))) == 1
+    assert spare.cancelled()
+
+
+async def test_a_spare_pump_cancelled_when_it_is_needed_again_gives_back_its_place() -> None:
+    """As one that was cancelled before its first step does."""
+    bus = EventBus()
+    bus.subscribe(lambda event: None)
+    await bus.publish_and_wait("a")
+    (spare,) = pumps()
+    receipt = await bus.publish("a")
+    assert (bus._pumps, bus._spare) == (1, None)
+    assert spare.cancel()
+    assert len(await within(receipt.outcomes())) == 1
+    assert spare.cancelled()
+
+
+async def test_a_pump_whose_handler_cancelled_it_is_not_kept() -> None:
+    """The request is for the handler, which is over, and must arrive at nobody else."""
+    bus = EventBus()
+
+    @bus.on("a")
+    def cancel_own_task(event: Event[Any]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    for _ in range(2):
+        (outcome,) = await within(bus.publish_and_wait("a"))
+        assert outcome.status == "handled"
+        assert bus._spare is None
+
+
+async def test_a_batch_that_is_full_goes_on_in_the_same_task() -> None:
+    """While a publisher waits for its end."""
+    bus = EventBus()
+    served: list[object] = []
+    for _ in range(_pump.BATCH_STEPS + 1):
+        bus.subscribe(lambda event: served.append(asyncio.current_task()))
+    await within(bus.publish_and_wait("a"))
+    assert len(served) == _pump.BATCH_STEPS + 1
+    assert len(set(served)) == 1
+
+
+async def test_a_spare_pump_of_an_entered_bus_leaves_it_its_loop() -> None:
+    """The bus is entered, and so it belongs to its loop."""
+    bus = EventBus()
+    bus.subscribe(lambda event: None)
+    async with bus:
+        await bus.publish_and_wait("a")
+        await asyncio.sleep(0)
+        assert pumps() == set()
+        assert bus._loop is asyncio.get_running_loop()
+
+
+def test_a_spare_pump_of_another_loop_is_not_used() -> None:
+    """A loop may stop in the very turn in which a pump became spare."""
+    bus = EventBus()
+    bus.subscribe(lambda event: None)
+    first = asyncio.new_event_loop()
+
+    async def publish_and_stop() -> None:
+        await bus.publish_and_wait("a")
+        first.stop()
+
+    async def publish() -> None:
+        assert len(await bus.publish_and_wait("a")) == 1
+
+    task = first.create_task(publish_and_stop())
+    first.run_forever()
+    assert task.done()
+    spare: PumpTask | None = bus._spare
+    assert spare is not None
+    asyncio.run(publish())
+    assert bus._spare is not spare
+    first.run_until_complete(asyncio.sleep(0))
+    assert asyncio.all_tasks(first) == set()
+    first.close()
+
+
+async def test_a_handler_that_waits_in_a_pump_that_served_others_keeps_its_task() -> None:
+    """From its first step to its last, in its publisher's context; and it gets that task alone."""
+    bus = EventBus()
+    request: ContextVar[int] = ContextVar("request")
+    seen: list[tuple[int, object, object]] = []
+
+    @bus.on("*")
+    async def handle(event: Event[Any]) -> None:
+        task = asyncio.current_task()
+        if event.type == "slow":
+            await asyncio.sleep(0)
+        assert request.get() == event.data
+        seen.append((event.data, task, asyncio.current_task()))
+
+    for number, topic in enumerate(["quick", "quick", "slow", "quick", "slow"]):
+        request.set(number)
+        await within(bus.publish_and_wait(topic, number, check=True))
+    tasks = [before for _, before, _ in seen]
+    assert [after for _, _, after in seen] == tasks
+    assert [number for number, _, _ in seen] == [0, 1, 2, 3, 4]
+    assert tasks[0] is tasks[1] is tasks[2]
+    assert tasks[3] is not tasks[2]

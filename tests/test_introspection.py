@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import Event, EventBus, Topic, TopicError
+from eventbus import Event, EventBus, Topic, TopicError, _registration
 
 
 def ship(_: Event[Any]) -> None:
@@ -125,3 +125,20 @@ def test_explain_wants_a_topic() -> None:
     """A pattern is none."""
     with pytest.raises(TopicError):
         EventBus().explain("invoice.*")
+
+
+def test_subscriptions_from_one_line_share_what_is_known_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hundred thousand of them must not keep as many notes; nor may a bus keep any number."""
+    monkeypatch.setattr(_registration, "MOST_SITES", 2)
+    bus = EventBus()
+    for _ in range(2):
+        bus.subscribe(ship, "a")
+    bus.subscribe(ship, "b")
+    bus.subscribe(ship, "c")
+    first, second, third, fourth = bus.subscriptions
+    assert first._site is second._site
+    assert len({each._site for each in (second, third, fourth)}) == 3
+    assert len(bus._sites) <= 2
+    assert [each.registered for each in (first, second)] == [first.registered] * 2

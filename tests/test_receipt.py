@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -365,3 +367,31 @@ async def test_a_receipt_describes_itself() -> None:
     await within(receipt.outcomes())
     assert repr(receipt) == "<Receipt of Event('a', id='evt_1'): 1 of 1 ended>"
     assert receipt.duplicate is False
+
+
+async def test_an_outcome_is_the_value_that_its_constructor_makes(bus: EventBus) -> None:
+    """The bus makes it another way, and nothing shows it: equal, hashed alike, pickled, frozen."""
+    bus.subscribe(lambda event: event.data, "a", name="one")
+    (outcome,) = await bus.publish_and_wait("a", 7)
+    same = Outcome("one", "handled", 7, None, 1, outcome.queued, outcome.ran)
+    assert (outcome, hash(outcome), repr(outcome)) == (same, hash(same), repr(same))
+    assert type(outcome) is Outcome
+    assert pickle.loads(pickle.dumps(outcome)) == outcome  # noqa: S301 - its own bytes
+    assert dataclasses.replace(outcome, result=8) == dataclasses.replace(same, result=8)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        outcome.result = 8  # type: ignore[misc]  # that is the point
+
+
+async def test_a_publisher_that_is_cancelled_in_its_one_turn_leaves_nothing_behind() -> None:
+    """The deliveries go on, and nobody is counted as about to come back."""
+    bus = EventBus()
+    handled: list[object] = []
+    bus.subscribe(lambda event: handled.append(event.data))
+    task = asyncio.create_task(bus.publish_and_wait("a", 1))
+    await asyncio.sleep(0)
+    assert bus._returning == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await bus.settle()
+    assert (handled, bus._returning) == ([1], 0)
