@@ -39,7 +39,7 @@ LAYERS = (
     # what applications import
     "__init__",
 )
-EDGES = ("__main__ cli demo", "testing")
+EDGES = ("__main__ cli demo", "testing", "webhooks")
 """Above all layers. An edge imports what it likes from below, and nothing of another edge."""
 
 
@@ -187,6 +187,7 @@ def test_import_loads_only_what_it_needs() -> None:
         "eventbus.cli",
         "eventbus.demo",
         "eventbus.testing",
+        "eventbus.webhooks",
         "pydantic",
         "rich",
         "structlog",

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from eventbus.webhooks._request import Request
+if TYPE_CHECKING:
+    from eventbus.webhooks._request import Request
+    from eventbus.webhooks.bodies import BodyReader
 
 UNPARSED: Final = object()
 """The scheme has not looked into the body."""
+
+AN_HOUR: Final = 3600.0
+"""How long to remember, in seconds, where a signature never gets too old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +22,7 @@ class Verified:
     """What is known of a request once its signature has been found good."""
 
     key: bytes
-    """32 bytes that identify it, made from signed bytes alone: a replay has the same."""
+    """32 bytes that identify the message, made from signed bytes alone: a replay has the same."""
     id: str | None
     """The sender's id of the message, where the scheme signs one."""
     time: float | None
@@ -36,10 +42,24 @@ class Scheme(Protocol):
         """For logs and ``repr``: ``"standard-webhooks"``."""
         ...
 
+    @property
+    def body(self) -> BodyReader:
+        """Reads the bodies that senders of this kind usually send."""
+        ...
+
     def verify(self, request: Request, now: float) -> Verified:
         """Say what is proven about a request, at a UNIX time in seconds.
 
-        Raises a ``VerificationError``, a ``DuplicateHeader`` or (where the body is signed as
-        parsed) nothing else, whatever bytes it is given.
+        Raises ``VerificationError`` or ``DuplicateHeader`` and nothing else, whatever bytes it is
+        given.
         """
         ...
+
+
+def message_key(scheme: str, *signed: bytes) -> bytes:
+    """The key of a message: a digest of the scheme's name and of parts that its sender signed."""
+    digest = hashlib.sha256(scheme.encode())
+    for part in signed:
+        digest.update(len(part).to_bytes(8, "big"))  # so that no two lists of parts look alike
+        digest.update(part)
+    return digest.digest()

@@ -1,0 +1,121 @@
+"""From a request to an event: the one path, pure, that every way of receiving takes.
+
+::
+
+    signature ──► JSON, strictly, once ──► body reader ──► topic ──► Event
+
+Nothing is read before the signature is good, except where the signature covers the parsed body
+(the component signature), which then brings the parsed body along. Nothing but a ``WebhookError``
+leaves this module, whatever the bytes, and whatever the user's own functions raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from eventbus.errors import OptionError, TopicError
+from eventbus.event import Event
+from eventbus.topics import check_topic
+from eventbus.webhooks._scheme import UNPARSED, Scheme, Verified, message_key
+from eventbus.webhooks._strictjson import parse_json
+from eventbus.webhooks.bodies import BodyReader, Envelope
+from eventbus.webhooks.errors import InvalidEnvelope, WebhookError
+
+if TYPE_CHECKING:
+    from eventbus.webhooks._request import Request
+
+RESERVED = "webhook"
+"""Topics whose first token this is tell what became of webhooks; no sender may forge them."""
+
+Topic = str | Callable[[Envelope], str]
+"""How a sender's type becomes a topic: a text with ``{type}`` in it, or a function."""
+
+
+def verify_request(
+    scheme: Scheme, reader: BodyReader, topic: Topic, request: Request, now: float
+) -> tuple[Event[Any], Verified]:
+    """The event that a request stands for, and what is proven about it.
+
+    ``reader`` and ``topic`` are the receiver's, checked by ``check_template``; ``now`` is UNIX
+    time in seconds. Raises a ``WebhookError`` and nothing else.
+    """
+    verified = scheme.verify(request, now)
+    content = verified.content
+    if content is UNPARSED:
+        content = parse_json(request.body)
+    envelope = _read(reader, content, request)
+    if verified.id is None and envelope.id is not None and envelope.id_is_signed:
+        key = message_key(scheme.name, b"id", envelope.id.encode())
+        verified = replace(verified, key=key)
+    return _event(scheme, topic, envelope, verified, now), verified
+
+
+def check_template(topic: Topic) -> Topic:
+    """The receiver's ``topic``, as it is. Raises ``OptionError`` for one that makes no topics."""
+    if callable(topic):
+        return topic
+    try:
+        made = check_topic(topic.replace("{type}", "type"))
+    except (TopicError, AttributeError, TypeError) as error:
+        raise OptionError(
+            f"topic={topic!r} makes no topics: write one such as 'stripe.{{type}}'"
+        ) from error
+    if made.split(".")[0] == RESERVED:
+        raise OptionError(f"topic={topic!r}: {RESERVED!r} is reserved; begin with another name")
+    return topic
+
+
+def _read(reader: BodyReader, content: Any, request: Request) -> Envelope:
+    try:
+        return reader(content, request)
+    except WebhookError:
+        raise
+    except Exception as error:
+        raise InvalidEnvelope("body", f"its reader raised {type(error).__name__}") from error
+
+
+def _event(
+    scheme: Scheme, topic: Topic, envelope: Envelope, verified: Verified, now: float
+) -> Event[Any]:
+    name = _place(topic, envelope)
+    attributes = dict(envelope.attributes)
+    if name != envelope.type:
+        attributes["type"] = envelope.type
+    when = envelope.time or datetime.fromtimestamp(
+        now if verified.time is None else verified.time, UTC
+    )
+    return Event(
+        name,
+        envelope.data,
+        id=envelope.id or verified.id or f"whk_{verified.key.hex()[:32]}",
+        source=envelope.source or scheme.name,
+        time=when,
+        subject=envelope.subject,
+        attributes=attributes,
+    )
+
+
+def _place(topic: Topic, envelope: Envelope) -> str:
+    """The topic of a message. Its type is replaced into the template and never interpreted."""
+    _checked("type", envelope.type)
+    if not isinstance(topic, str):
+        try:
+            name = topic(envelope)
+        except Exception as error:
+            raise InvalidEnvelope("topic", f"its maker raised {type(error).__name__}") from error
+    else:
+        name = topic.replace("{type}", envelope.type)
+    name = _checked("topic", name)
+    if name.split(".", 1)[0] == RESERVED:
+        raise InvalidEnvelope("type", f"topics below {RESERVED!r} are reserved")
+    return name
+
+
+def _checked(field: str, text: object) -> str:
+    try:
+        return check_topic(text)
+    except (TopicError, TypeError):
+        raise InvalidEnvelope(field, "is no topic") from None

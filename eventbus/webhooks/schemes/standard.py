@@ -1,0 +1,136 @@
+"""Standard Webhooks 1.0.0, symmetric (``v1``) and with Ed25519 (``v1a``).
+
+What is signed is ``id.timestamp.body``. The three are only told apart if neither of the first two
+has a dot, which the specification asks of senders and other libraries do not check: there, one
+signature is good for ``("msg_1", T, "T.5")`` and for ``("msg_1.T", T, "5")``. Here, no id has one.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable
+from functools import partial
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Final
+
+from eventbus.webhooks._scheme import Verified, message_key
+from eventbus.webhooks._secrets import (
+    PublicKey,
+    SymmetricKey,
+    read_secrets,
+    read_standard_secret,
+)
+from eventbus.webhooks._tolerance import check_seconds, check_time
+from eventbus.webhooks.bodies import BodyReader, standard_body
+from eventbus.webhooks.errors import MalformedHeader, MissingHeader, NoMatchingSignature
+
+if TYPE_CHECKING:
+    from eventbus.webhooks._request import Request
+
+_MAX_ENTRIES: Final = 16
+_MAX_SIGNATURES: Final = 4096  # bytes of the header
+
+_is_id = re.compile(rb"[!-\-/-~]{1,256}").fullmatch  # visible ASCII without the dot
+_is_timestamp = re.compile(rb"[0-9]{1,12}").fullmatch
+_is_entry = re.compile(rb"[a-z0-9]{1,16},[!-~]+").fullmatch
+_is_v1 = re.compile(rb"[A-Za-z0-9+/]{43}=").fullmatch
+_is_v1a = re.compile(rb"[A-Za-z0-9+/]{86}==").fullmatch
+
+
+class StandardWebhooks:
+    """Verifies what senders sign as Standard Webhooks says; Svix and many others do.
+
+    ``secrets`` are one to ten: ``whsec_…`` for ``v1``, ``whpk_…`` for ``v1a``; while a sender
+    changes its secret, configure the old and the new one. ``tolerance`` is how many seconds,
+    1 to 3600, the signed time may be off, both ways. ``svix_headers`` also takes ``svix-id``,
+    ``svix-timestamp`` and ``svix-signature``, if none of the standard three is there.
+    ``allow_weak_secret`` allows keys of fewer than 24 bytes.
+
+    Raises ``OptionError`` for secrets that are none, or of another kind.
+    """
+
+    name = "standard-webhooks"
+
+    def __init__(
+        self,
+        secrets: str | bytes | Iterable[str | bytes],
+        *,
+        tolerance: float = 300,
+        svix_headers: bool = False,
+        allow_weak_secret: bool = False,
+    ) -> None:
+        keys = read_secrets(secrets, partial(read_standard_secret, weak=allow_weak_secret))
+        self._symmetric = [key for key in keys if isinstance(key, SymmetricKey)]
+        self._public = [key for key in keys if isinstance(key, PublicKey)]
+        self._tolerance = check_seconds("tolerance", tolerance)
+        self._svix_headers = svix_headers
+
+    @property
+    def body(self) -> BodyReader:
+        """``type``, ``timestamp`` and ``data``."""
+        return standard_body
+
+    def verify(self, request: Request, now: float) -> Verified:
+        """See ``Scheme.verify``."""
+        message_id, timestamp, signatures = self._headers(request)
+        signed = b".".join((message_id, timestamp, request.body))
+        self._check_signatures(signatures, signed)
+        moment = int(timestamp)
+        return Verified(
+            key=message_key(self.name, b"id", message_id),
+            id=message_id.decode("ascii"),
+            time=moment,
+            remember=check_time(moment, now, self._tolerance),
+        )
+
+    def _headers(self, request: Request) -> tuple[bytes, bytes, list[tuple[bytes, bytes]]]:
+        prefix = b"webhook"
+        names = {name for name, _ in request.headers}
+        standard = {b"webhook-id", b"webhook-timestamp", b"webhook-signature"}
+        if self._svix_headers and not names & standard:
+            prefix = b"svix"
+        values = []
+        for part in (b"-id", b"-timestamp", b"-signature"):
+            value = request.header(prefix + part)
+            if value is None:
+                raise MissingHeader((prefix + part).decode())
+            values.append(value)
+        message_id, timestamp, signatures = values
+        if not _is_id(message_id):
+            raise MalformedHeader("the id is not 1 to 256 visible ASCII characters without a dot")
+        if not _is_timestamp(timestamp):
+            raise MalformedHeader("the timestamp is not 1 to 12 digits")
+        return message_id, timestamp, _entries(signatures)
+
+    def _check_signatures(self, entries: list[tuple[bytes, bytes]], signed: bytes) -> None:
+        macs = [base64.b64encode(key.digest(signed)) for key in self._symmetric]
+        good = False
+        for version, text in entries:
+            if version == b"v1":
+                for mac in macs:
+                    good |= compare_digest(mac, text)
+            elif version == b"v1a" and self._public:
+                raw = base64.b64decode(text)
+                good |= any(key.fits(raw, signed) for key in self._public)
+        if not good:
+            raise NoMatchingSignature("no signature fits")
+
+    def __repr__(self) -> str:
+        count = len(self._symmetric) + len(self._public)
+        return f"<StandardWebhooks, secrets: {count}>"
+
+
+def _entries(header: bytes) -> list[tuple[bytes, bytes]]:
+    """The signatures of a header, with their versions; versions that nobody knows are kept."""
+    parts = header.split(b" ")
+    if len(header) > _MAX_SIGNATURES or len(parts) > _MAX_ENTRIES:
+        raise MalformedHeader(f"more than {_MAX_ENTRIES} signatures, or {_MAX_SIGNATURES} bytes")
+    entries = []
+    for part in parts:
+        version, _, text = part.partition(b",")
+        well_formed = {b"v1": _is_v1, b"v1a": _is_v1a}.get(version)
+        if not _is_entry(part) or (well_formed and not well_formed(text)):
+            raise MalformedHeader("a signature is not written as <version>,<base64>")
+        entries.append((version, text))
+    return entries
