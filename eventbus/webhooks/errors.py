@@ -26,6 +26,7 @@
         ├── Backpressure                 503     unavailable          backpressure
         ├── HandlerFailed                503     unavailable          handler_failed
         ├── AckTimeout                   503     unavailable          ack_timeout
+        ├── ReceiverFailed               503     unavailable          receiver_failed
         ├── ReplayStoreUnavailable       503     unavailable          replay_store_unavailable
         ├── ReplayStoreFull              503     unavailable          replay_store_full
         ├── Overloaded                   503     unavailable          overloaded
@@ -60,6 +61,7 @@ __all__ = [
     "NotNow",
     "Overloaded",
     "PayloadInvalid",
+    "ReceiverFailed",
     "ReplayStoreFull",
     "ReplayStoreUnavailable",
     "RequestError",
@@ -265,6 +267,15 @@ class AckTimeout(NotNow):
 
     code = "ack_timeout"
     retry_after = 60
+
+
+class ReceiverFailed(NotNow):
+    """Code of the application's own raised what nobody foresaw; that is its ``__cause__``.
+
+    A validator of a model, say. It is in the log with its traceback.
+    """
+
+    code = "receiver_failed"
 
 
 class ReplayStoreUnavailable(NotNow):
