@@ -1,9 +1,10 @@
 """From a verified event to the bus, once: claim, publish, and done or release.
 
-Between its steps a claim belongs to somebody, and a request can be cancelled at each of them. So
-the steps run in a task of their own, which nobody cancels: a request that is cancelled, or no
-longer waited for, leaves work that goes on to its end. If the event loop dies first, the claim
-holds until its lease has run out.
+Between its steps a claim belongs to somebody, and a request can be cancelled wherever it waits. So
+whatever waits does so in a task of its own, which nobody cancels: a request that is cancelled, or
+no longer waited for, leaves work that goes on to its end. If the event loop dies first, the claim
+holds until its lease has run out. With a store in memory and room on the bus nothing waits, and
+no task is made.
 
 ::
 
@@ -17,12 +18,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
-import anyio
-
+from eventbus._admission import Ticket
+from eventbus._publishing import TURN_EVERY
 from eventbus.errors import BusClosed, PayloadError, UnknownTopic
 from eventbus.receipt import Receipt
+from eventbus.webhooks._deadline import ended_within, within
 from eventbus.webhooks.errors import (
     AckTimeout,
     Backpressure,
@@ -34,11 +36,10 @@ from eventbus.webhooks.errors import (
     ShuttingDown,
     WebhookError,
 )
-from eventbus.webhooks.replay import LEASE
+from eventbus.webhooks.replay import LEASE, MemoryReplayStore
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
-    from eventbus.clock import Clock
     from eventbus.event import Event
     from eventbus.receipt import Outcome
     from eventbus.webhooks._ledger import Ledger
@@ -49,6 +50,17 @@ T = TypeVar("T")
 Ack = Literal["accepted", "handled"]
 
 NAMES_SHOWN: Final = 5
+
+
+class _Pending(NamedTuple):
+    """An event that is on the bus, and whose handlers are to be waited for."""
+
+    receipt: Receipt
+    finishing: asyncio.Task[WebhookError | None]
+    """Ends the claim when the handlers have ended. Its result is what went wrong."""
+
+
+Admission = Coroutine[Any, Any, Receipt | _Pending | None]
 
 
 class Acceptance:
@@ -75,18 +87,25 @@ class Acceptance:
         """
         clock = self._bus._clock
         started = clock.monotonic()
-        admitted = await asyncio.shield(self._keep(self._admit(event, key, remember, now)))
-        if admitted is None:
-            return None
-        receipt, finishing = admitted
-        if finishing is not None:
-            left = self._deadline - (clock.monotonic() - started)
-            if not await ended_within(clock, finishing, left):
-                raise AckTimeout(f"the handlers have not ended within {self._deadline:g} s")
-            error = finishing.result()
-            if error is not None:
-                raise error
-        return receipt.event
+        await give_turn(self._bus)
+        begun: Receipt | Admission | None
+        if isinstance(self._replay, MemoryReplayStore):
+            begun = self._admit_at_once(self._replay, event, key, remember, now)
+        else:
+            begun = self._admit(event, key, remember, now)
+        if begun is None or isinstance(begun, Receipt):
+            admitted: Receipt | _Pending | None = begun
+        else:
+            admitted = await asyncio.shield(self._keep(begun))
+        if not isinstance(admitted, _Pending):
+            return None if admitted is None else admitted.event
+        left = self._deadline - (clock.monotonic() - started)
+        if not await ended_within(clock, admitted.finishing, left):
+            raise AckTimeout(f"the handlers have not ended within {self._deadline:g} s")
+        error = admitted.finishing.result()
+        if error is not None:
+            raise error
+        return admitted.receipt.event
 
     async def finish(self) -> None:
         """Wait until nothing goes on any more. Cancelled, it goes on without this."""
@@ -100,21 +119,58 @@ class Acceptance:
         task.add_done_callback(self.tasks.discard)
         return task
 
+    def _admit_at_once(
+        self, store: MemoryReplayStore, event: Event[Any], key: bytes, remember: float, now: float
+    ) -> Receipt | Admission | None:
+        """All of it, where nothing waits; else what is left to be awaited."""
+        claim = store.claim_nowait(key, remember, now)
+        if claim is None:
+            return None
+        try:
+            submitted = submit(self._bus, event)
+        except Exception as error:
+            store.release_nowait(claim)
+            raise explain(error) from error
+        if self._ack == "handled" or isinstance(submitted, Ticket):
+            return self._go_on(claim, submitted)
+        store.done_nowait(claim)
+        return submitted
+
     async def _admit(
         self, event: Event[Any], key: bytes, remember: float, now: float
-    ) -> tuple[Receipt, asyncio.Task[WebhookError | None] | None] | None:
+    ) -> Receipt | _Pending | None:
         claim = await self._claim(key, remember, now)
         if claim is None:
             return None
         try:
-            receipt = await publish(self._bus, event, self._deadline)
+            submitted = submit(self._bus, event)
+        except Exception as error:
+            await self._settle("release", self._replay.release, claim)
+            raise explain(error) from error
+        return await self._go_on(claim, submitted)
+
+    async def _go_on(self, claim: Claim, submitted: Receipt | Ticket) -> Receipt | _Pending | None:
+        """Wait for room if need be; then end the claim, or see to its end."""
+        try:
+            receipt = await self._accepted(submitted)
         except Exception as error:
             await self._settle("release", self._replay.release, claim)
             raise explain(error) from error
         if self._ack == "handled":
-            return receipt, self._keep(self._finish(claim, receipt))
+            return _Pending(receipt, self._keep(self._finish(claim, receipt)))
         await self._settle("done", self._replay.done, claim)
-        return receipt, None
+        return receipt
+
+    async def _accepted(self, submitted: Receipt | Ticket) -> Receipt:
+        """Raises ``Backpressure`` when the time is over: then nothing was accepted, nowhere."""
+        if isinstance(submitted, Receipt):
+            return submitted
+        try:
+            return await within(self._bus._clock, self._deadline, submitted.wait())
+        except TimeoutError:
+            if submitted.accepted:  # in the very turn in which the time was over
+                return submitted.receipt
+            raise Backpressure(f"a queue has been full for {self._deadline:g} s") from None
 
     async def _finish(self, claim: Claim, receipt: Receipt) -> WebhookError | None:
         """Wait for the handlers, however long they take, and end the claim."""
@@ -133,10 +189,15 @@ class Acceptance:
         waiting = asyncio.ensure_future(receipt.outcomes())
         try:
             while not await ended_within(clock, waiting, LEASE / 3):
-                await self._settle("renew", lambda mine: self._replay.renew(mine, clock.time()), claim)
+                await self._settle(
+                    "renew", lambda mine: self._replay.renew(mine, clock.time()), claim
+                )
             return waiting.result()
         finally:
             waiting.cancel()
+
+    async def _renew(self, claim: Claim) -> None:
+        await self._replay.renew(claim, self._bus._clock.time())
 
     async def _claim(self, key: bytes, remember: float, now: float) -> Claim | None:
         try:
@@ -156,15 +217,26 @@ class Acceptance:
             await within(self._bus._clock, self._deadline, call(claim))
         except Exception as error:
             self._ledger.tell(
-                "webhook.unsettled", "error", "replay_store_unavailable", error, lambda: {"step": step}
+                "webhook.unsettled",
+                "error",
+                "replay_store_unavailable",
+                error,
+                lambda: {"step": step},
             )
 
 
-async def publish(bus: EventBus, event: Event[Any], seconds: float) -> Receipt:
-    """Publish an event as it is; wait for room for so many seconds at most.
+async def give_turn(bus: EventBus) -> None:
+    """What ``EventBus.publish`` does for the event loop now and then, and ``submit`` does not."""
+    if bus._unturned >= TURN_EVERY:
+        bus._unturned = 0
+        await asyncio.sleep(0)
+
+
+def submit(bus: EventBus, event: Event[Any]) -> Receipt | Ticket:
+    """Publish an event as it is, or let it wait for room. Does not wait itself.
 
     Data is checked against the model of its topic, if the catalogue of the bus has one. Raises
-    what ``EventBus.publish`` raises, and ``Backpressure``: then nothing was accepted, nowhere.
+    what ``EventBus.publish`` raises: nothing was accepted then.
     """
     topic = None if bus._catalog is None else bus._catalog.get(event.type)
     given = {
@@ -174,21 +246,12 @@ async def publish(bus: EventBus, event: Event[Any], seconds: float) -> Receipt:
         "subject": event.subject,
         "attributes": event.attributes,
     }
+    typed = topic is not None and topic.model is not None
     try:
-        submitted = bus._submit(
-            event.type if topic is None or topic.model is None else topic, event.data, given
-        )
+        return bus._submit(topic if topic is not None and typed else event.type, event.data, given)
     except BaseException:
-        bus._resume()
+        bus._resume()  # lets go of the loop, if nothing else holds it
         raise
-    if isinstance(submitted, Receipt):
-        return submitted
-    try:
-        return await within(bus._clock, seconds, submitted.wait())
-    except TimeoutError:
-        if submitted.accepted:  # in the very turn in which the time was over
-            return submitted.receipt
-        raise Backpressure(f"a queue has been full for {seconds:g} s") from None
 
 
 def explain(error: Exception) -> WebhookError:
@@ -203,37 +266,3 @@ def explain(error: Exception) -> WebhookError:
         lines = (f"{'.'.join(map(str, e['loc']))[:100]}: {e['type']}" for e in error.errors[:10])
         return PayloadInvalid(f"{len(error.errors)} errors: {'; '.join(lines)}")
     return ReceiverFailed(f"publishing raised {type(error).__name__}")
-
-
-async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
-    """Await something, for so many seconds of a clock at most.
-
-    Raises ``TimeoutError`` when the time is over; the work was cancelled then.
-    """
-    with anyio.CancelScope() as scope:
-        timer = clock.call_later(max(seconds, 0.0), scope.cancel)
-        try:
-            return await work
-        finally:
-            timer.cancel()
-    raise TimeoutError(f"not done within {seconds:g} s")
-
-
-async def ended_within(clock: Clock, task: asyncio.Future[Any], seconds: float) -> bool:
-    """Wait for a task, which is left alone, for so many seconds at most. Whether it has ended."""
-    if task.done():
-        return True
-    over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def wake(_: object = None) -> None:
-        if not over.done():
-            over.set_result(None)
-
-    timer = clock.call_later(max(seconds, 0.0), wake)
-    task.add_done_callback(wake)
-    try:
-        await over
-    finally:
-        timer.cancel()
-        task.remove_done_callback(wake)
-    return task.done()

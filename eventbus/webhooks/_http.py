@@ -9,13 +9,12 @@ is the server's to limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-import anyio
-
+from eventbus.webhooks._deadline import Deadline
 from eventbus.webhooks.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -105,60 +104,36 @@ async def read_body(receive: Receive, limits: Limits, clock: Clock) -> bytes:
     ``receive`` raises. At most the allowed size and one piece are in memory. Cancelled, it has read
     an unknown part.
     """
-    with anyio.CancelScope() as scope:
-        patience = _Patience(scope.cancel, limits, clock)
-        try:
-            return await _collect(receive, limits.size, patience)
-        finally:
-            patience.end()
-    raise BodyTimeout(f"the body took more than {limits.total:g} s, or {limits.idle:g} s a piece")
-
-
-async def _collect(receive: Receive, limit: int, patience: _Patience) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect("the sender left before its body was complete")
-        chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLarge(f"more than the {limit:,} bytes that are the limit")
-        if not message.get("more_body", False):
-            return b"".join([*chunks, chunk]) if chunks else chunk
-        if chunk:
-            chunks.append(chunk)
-            patience.renew()
-        patience.check()
+    end = clock.monotonic() + limits.total
+    try:
+        with Deadline(clock, min(limits.idle, limits.total)) as deadline:
+            while True:
+                chunk, more = await _next_piece(receive)
+                size += len(chunk)
+                if size > limits.size:
+                    raise BodyTooLarge(f"more than the {limits.size:,} bytes that are the limit")
+                if not more:
+                    return b"".join([*chunks, chunk]) if chunks else chunk
+                left = end - clock.monotonic()
+                if left <= 0:  # pieces may come without the loop ever having a turn
+                    raise TimeoutError
+                if chunk:
+                    chunks.append(chunk)
+                    deadline.renew(min(limits.idle, left))
+    except TimeoutError:
+        raise BodyTimeout(
+            f"it took more than {limits.total:g} s, or {limits.idle:g} s for a piece"
+        ) from None
 
 
-class _Patience:
-    """Ends the reading of a body when nothing came for too long, or not all of it in time."""
-
-    __slots__ = ("_cancel", "_clock", "_deadline", "_idle", "_timer")
-
-    def __init__(self, cancel: Callable[[], object], limits: Limits, clock: Clock) -> None:
-        self._cancel = cancel
-        self._clock = clock
-        self._idle = limits.idle
-        self._deadline = clock.monotonic() + limits.total
-        self._timer = clock.call_later(min(limits.idle, limits.total), cancel)
-
-    def renew(self) -> None:
-        """A piece has come."""
-        self._timer.cancel()
-        left = self._deadline - self._clock.monotonic()
-        self._timer = self._clock.call_later(max(min(self._idle, left), 0.0), self._cancel)
-
-    def check(self) -> None:
-        """End it also where pieces, empty ones say, come without the loop ever having a turn."""
-        if self._clock.monotonic() >= self._deadline:
-            raise BodyTimeout("the body took too long")
-
-    def end(self) -> None:
-        """The body is there, or given up."""
-        self._timer.cancel()
+async def _next_piece(receive: Receive) -> tuple[bytes, bool]:
+    """A piece, and whether more will come."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect("the sender left before its body was complete")
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def target_of(scope: Scope) -> str:

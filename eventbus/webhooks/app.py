@@ -15,7 +15,6 @@ from typing import Any, Final, Literal, Self
 from eventbus.clock import Clock, SystemClock
 from eventbus.errors import OptionError
 from eventbus.instrumentation import LogHook, LogLine
-from eventbus.webhooks._acceptance import ended_within
 from eventbus.webhooks._answer import (
     Answer,
     Receive,
@@ -25,6 +24,7 @@ from eventbus.webhooks._answer import (
     error_body,
     headers_of,
 )
+from eventbus.webhooks._deadline import ended_within
 from eventbus.webhooks._ledger import Ledger, WebhookStatistics
 from eventbus.webhooks.errors import Overloaded, ShuttingDown, WebhookError
 from eventbus.webhooks.receiver import CLOSE, Receiver, is_http1

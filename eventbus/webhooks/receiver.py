@@ -33,11 +33,11 @@ from eventbus.webhooks._ledger import Ledger, WebhookStatistics
 from eventbus.webhooks._request import Request, read_request
 from eventbus.webhooks._verification import check_template, verify_request
 from eventbus.webhooks.errors import (
+    AckTimeout,
     BodyTimeout,
     BodyTooLarge,
     ClientDisconnect,
     HandlerFailed,
-    AckTimeout,
     ReceiverFailed,
     TimestampTooNew,
     TimestampTooOld,
@@ -128,7 +128,7 @@ class Receiver:
         self._limits = Limits(max_body, read_timeout, idle_timeout)
         self._ledger = Ledger(
             bus._log.write,
-            lambda: bus._clock.monotonic(),
+            self._monotonic,
             {"receiver": self.name, "scheme": scheme.name},
         )
         self._acceptance = Acceptance(bus, self.replay, ack, deadline, self._ledger)
@@ -204,9 +204,8 @@ class Receiver:
             answer = self._refused(error)
             unread = isinstance(error, BodyTooLarge | BodyTimeout)
             return answer.with_headers(CLOSE) if unread and is_http1(scope) else answer
-        return await self._answer(
-            read_request(scope["method"], target_of(scope), scope["headers"], body), None
-        )
+        request = Request(scope["method"], target_of(scope), tuple(scope["headers"]), body)
+        return await self._answer(request, None)
 
     async def aclose(self) -> None:
         """Wait until no claim of this receiver is open any more. Close the bus afterwards.
@@ -226,24 +225,25 @@ class Receiver:
         now = self._bus._clock.time() if now is None else now
         event = None
         try:
-            event, verified = verify_request(
-                self._scheme, self._reader, self._topic, request, now
-            )
+            event, verified = verify_request(self._scheme, self._reader, self._topic, request, now)
             key = self._key.copy()
             key.update(verified.key)
             accepted = await self._acceptance.run(event, key.digest(), verified.remember, now)
         except WebhookError as error:
             published = isinstance(error, HandlerFailed | AckTimeout)
             return self._refused(error, request, event if published else None)
-        except Exception as cause:
-            error = ReceiverFailed(f"verifying raised {type(cause).__name__}")
-            error.__cause__ = cause
-            return self._refused(error, request)
+        except Exception as cause:  # a scheme of the user's own
+            unforeseen = ReceiverFailed(f"verifying raised {type(cause).__name__}")
+            unforeseen.__cause__ = cause
+            return self._refused(unforeseen, request)
         if accepted is None:
             self._ledger.duplicates += 1
             return DUPLICATE
         self._ledger.accepted += 1
         return Answer(200, ACCEPTED_HEADERS, ACCEPTED_BODY, accepted)
+
+    def _monotonic(self) -> float:
+        return self._bus._clock.monotonic()  # which a test may exchange
 
     def _refused(
         self, error: WebhookError, request: Request | None = None, event: Event[Any] | None = None
@@ -263,7 +263,11 @@ class Receiver:
 
         if isinstance(error, ReceiverFailed):
             self._ledger.tell(
-                "webhook.failed", "error", error.code, error.__cause__, lambda: {"detail": str(error)}
+                "webhook.failed",
+                "error",
+                error.code,
+                error.__cause__,
+                lambda: {"detail": str(error)},
             )
         self._ledger.refuse(error.code, error.status, fields)
         return answer_of(error, event)

@@ -32,7 +32,7 @@ LEASE: Final = 60.0
 """For how many seconds a claim holds that nobody renews: so long a crash keeps a request out."""
 
 KEEP: Final = 7 * 24 * 3600.0
-"""For how many seconds a store remembers by default, if there is room: longer than senders retry."""
+"""For how many seconds a store remembers if there is room: longer than senders try again."""
 
 _SLACK: Final = 1024
 """How many stale entries the heap may hold beside one for each key."""
@@ -78,7 +78,7 @@ class ReplayStore(Protocol):
         ...
 
     async def renew(self, claim: Claim, now: float) -> bool:
-        """Let the lease run for 60 s from ``now``. False if the claim was taken over, or is over."""
+        """Let the lease run for 60 s from ``now``. False if the claim is over, or taken over."""
         ...
 
     async def done(self, claim: Claim) -> None:
@@ -129,7 +129,29 @@ class MemoryReplayStore:
         here, and an entry may be gone: looked at only when room is needed."""
 
     async def claim(self, key: bytes, remember: float, now: float) -> Claim | None:
-        """As `ReplayStore` says. Nothing is awaited, so it cannot be cancelled half-way."""
+        """As `ReplayStore` says."""
+        return self.claim_nowait(key, remember, now)
+
+    async def renew(self, claim: Claim, now: float) -> bool:
+        """As `ReplayStore` says."""
+        entry = self._mine(claim)
+        if entry is None:
+            return False
+        entry.lease = now + LEASE
+        entry.protected = max(entry.protected, entry.lease)
+        entry.forget = max(entry.forget, entry.protected)
+        return True
+
+    async def done(self, claim: Claim) -> None:
+        """As `ReplayStore` says."""
+        self.done_nowait(claim)
+
+    async def release(self, claim: Claim) -> None:
+        """As `ReplayStore` says."""
+        self.release_nowait(claim)
+
+    def claim_nowait(self, key: bytes, remember: float, now: float) -> Claim | None:
+        """``claim`` without a wait, as there is none."""
         entry = self._entries.get(key)
         if entry is None:
             if len(self._entries) >= self._capacity:
@@ -150,24 +172,14 @@ class MemoryReplayStore:
         self._note(entry, key)
         return Claim(key, entry.token)
 
-    async def renew(self, claim: Claim, now: float) -> bool:
-        """As `ReplayStore` says."""
-        entry = self._mine(claim)
-        if entry is None:
-            return False
-        entry.lease = now + LEASE
-        entry.protected = max(entry.protected, entry.lease)
-        entry.forget = max(entry.forget, entry.protected)
-        return True
-
-    async def done(self, claim: Claim) -> None:
-        """As `ReplayStore` says."""
+    def done_nowait(self, claim: Claim) -> None:
+        """``done`` without a wait."""
         entry = self._mine(claim)
         if entry is not None:
             entry.lease = math.inf
 
-    async def release(self, claim: Claim) -> None:
-        """As `ReplayStore` says."""
+    def release_nowait(self, claim: Claim) -> None:
+        """``release`` without a wait."""
         if self._mine(claim) is not None:
             del self._entries[claim.key]
 
