@@ -37,6 +37,8 @@ CREATE TABLE IF NOT EXISTS eventbus_replay (
 CREATE INDEX IF NOT EXISTS eventbus_replay_forget ON eventbus_replay (forget);
 """
 
+WAL: Final = "PRAGMA journal_mode = WAL"
+
 CLEAN_EVERY: Final = 256
 """After how many claims old rows are looked for."""
 
@@ -265,7 +267,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
         connection.execute("PRAGMA synchronous = FULL")
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        (mode,) = connection.execute(WAL).fetchone()
         if mode != "wal":
             raise sqlite3.OperationalError(f"{path}: no WAL here, but {mode!r}")
         connection.executescript(SCHEMA)
