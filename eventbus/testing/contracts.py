@@ -56,7 +56,7 @@ def _with_store(test: Test) -> Callable[[ReplayStoreContract], None]:
         finally:
             self.close_store(store)
 
-    del run.__wrapped__  # type: ignore[attr-defined]  # pytest would take `store` for a fixture
+    del run.__wrapped__  # pytest would take `store` for a fixture
     return run
 
 
@@ -154,12 +154,12 @@ class ReplayStoreContract:
     @_with_store
     async def test_of_many_at_once_one_gets_it(self, store: ReplayStore) -> None:
         """Of 1,000 concurrent claims one succeeds, and after a crash of its owner one more."""
+        claim = Claim(KEY, 0)
         for now in (NOW, NOW + LEASE):
             found = await asyncio.gather(*(_claim(store, now) for _ in range(1000)))
-            claims = [each for each in found if isinstance(each, Claim)]
-            assert len(claims) == 1
+            (claim,) = (each for each in found if isinstance(each, Claim))
             assert found.count("in progress") == 999
-        await store.done(claims[0])
+        await store.done(claim)
         found = await asyncio.gather(*(_claim(store, NOW) for _ in range(1000)))
         assert found == [None] * 1000
 
