@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from eventbus.webhooks.errors import MissingHeader
 
 if TYPE_CHECKING:
     from eventbus.webhooks._request import Request
@@ -15,6 +18,9 @@ UNPARSED: Final = object()
 
 AN_HOUR: Final = 3600.0
 """How long to remember, in seconds, where a signature never gets too old."""
+
+Headers = list[tuple[bytes, bytes]]
+"""Names in lower case, and values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,39 @@ class Scheme(Protocol):
         given.
         """
         ...
+
+
+class SigningScheme(Scheme, Protocol):
+    """A scheme that can also sign, so that a receiver can be tested without its sender."""
+
+    def sign(
+        self,
+        type: str,
+        data: Any,
+        *,
+        id: str,
+        time: datetime,
+        method: str,
+        target: str,
+        body: bytes | None,
+        key: str | bytes | None,
+    ) -> tuple[Headers, bytes]:
+        """The headers and the body that a sender would send at that time.
+
+        ``body`` stands for the one that the scheme's senders would write of type, data, id and
+        time. ``key`` is the sender's; by default a secret of the scheme, if that can sign.
+
+        Raises ``OptionError`` if there is nothing to sign with.
+        """
+        ...
+
+
+def require_header(request: Request, name: bytes) -> bytes:
+    """The one value of a header. Raises ``MissingHeader`` or ``DuplicateHeader``."""
+    value = request.header(name)
+    if value is None:
+        raise MissingHeader(name.decode("ascii", "replace"))
+    return value
 
 
 def message_key(scheme: str, *signed: bytes) -> bytes:

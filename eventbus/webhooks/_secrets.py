@@ -19,12 +19,9 @@ import base64
 import hmac
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 from eventbus.errors import OptionError
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 MAX_SECRETS: Final = 10
 """How many secrets one scheme tries at most: an unauthenticated request costs that many MACs."""
@@ -77,6 +74,32 @@ class PublicKey:
         return "PublicKey(…)"
 
 
+@final
+class SigningKey:
+    """An Ed25519 private key: 32 bytes, or 64 of which the second half is the public key.
+
+    Raises ``OptionError`` for another length, for halves that do not belong together, and without
+    the extra ``webhooks``.
+    """
+
+    __slots__ = ("_key",)
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) not in (32, 64):
+            raise OptionError("an Ed25519 private key has 32 bytes, or 64 with its public key")
+        self._key = _ed25519().Ed25519PrivateKey.from_private_bytes(raw[:32])
+        if len(raw) == 64 and self._key.public_key().public_bytes_raw() != raw[32:]:
+            raise OptionError("the two halves of this Ed25519 private key do not belong together")
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64 bytes of a signature."""
+        signature: bytes = self._key.sign(message)
+        return signature
+
+    def __repr__(self) -> str:
+        return "SigningKey(…)"
+
+
 def _ed25519() -> Any:
     try:
         from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -85,19 +108,6 @@ def _ed25519() -> Any:
             "Ed25519 keys need the package cryptography: pip install 'eventbus[webhooks]'"
         ) from error
     return ed25519
-
-
-def read_signing_key(raw: bytes) -> Ed25519PrivateKey:
-    """An Ed25519 private key from its 32 bytes, or from 64 that end with the public key.
-
-    Raises ``OptionError`` for another length, and for 64 bytes whose halves do not belong together.
-    """
-    if len(raw) not in (32, 64):
-        raise OptionError("an Ed25519 private key has 32 bytes, or 64 with its public key")
-    key: Ed25519PrivateKey = _ed25519().Ed25519PrivateKey.from_private_bytes(raw[:32])
-    if len(raw) == 64 and key.public_key().public_bytes_raw() != raw[32:]:
-        raise OptionError("the two halves of this Ed25519 private key do not belong together")
-    return key
 
 
 def read_secrets(
@@ -150,6 +160,19 @@ def read_standard_secret(secret: str | bytes, *, weak: bool = False) -> Symmetri
     if len(raw) != 32:
         raise OptionError("a public key (whpk_…) has 32 bytes: is this whsec_… mislabelled?")
     return PublicKey(raw)
+
+
+def read_standard_signer(key: str | bytes) -> SymmetricKey | SigningKey:
+    """What a sender signs with: ``whsec_…``, ``whsk_…``, or the bytes of a symmetric key.
+
+    Raises ``OptionError``.
+    """
+    if isinstance(key, str) and key.startswith("whsk_"):
+        return SigningKey(decode_base64(key.removeprefix("whsk_")) or b"")
+    read = read_standard_secret(key, weak=True)
+    if isinstance(read, PublicKey):
+        raise OptionError("a public key cannot sign: pass the sender's private key, whsk_…")
+    return read
 
 
 def _long_enough(raw: bytes, weak: bool) -> bytes:

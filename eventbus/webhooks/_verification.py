@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 RESERVED = "webhook"
 """Topics whose first token this is tell what became of webhooks; no sender may forge them."""
 
+LONGEST = 256
+"""How many characters an id, a source or a subject may have."""
+
 Topic = str | Callable[[Envelope], str]
 """How a sender's type becomes a topic: a text with ``{type}`` in it, or a function."""
 
@@ -48,9 +51,10 @@ def verify_request(
         content = parse_json(request.body)
     envelope = _read(reader, content, request)
     if verified.id is None and envelope.id is not None and envelope.id_is_signed:
-        key = message_key(scheme.name, b"id", envelope.id.encode())
+        key = message_key(scheme.name, b"id", envelope.id.encode("utf-8", "surrogatepass"))
         verified = replace(verified, key=key)
-    return _event(scheme, topic, envelope, verified, now), verified
+    name = _place(topic, envelope)
+    return _event(name, scheme.name, envelope, verified, now), verified
 
 
 def check_template(topic: Topic) -> Topic:
@@ -70,44 +74,36 @@ def check_template(topic: Topic) -> Topic:
 
 def _read(reader: BodyReader, content: Any, request: Request) -> Envelope:
     try:
-        return reader(content, request)
+        envelope = reader(content, request)
     except WebhookError:
         raise
     except Exception as error:
         raise InvalidEnvelope("body", f"its reader raised {type(error).__name__}") from error
+    if not isinstance(envelope, Envelope):
+        raise InvalidEnvelope("body", f"its reader returned a {type(envelope).__name__}")
+    for field in ("id", "source", "subject"):
+        _check_label(field, getattr(envelope, field))
+    return envelope
 
 
-def _event(
-    scheme: Scheme, topic: Topic, envelope: Envelope, verified: Verified, now: float
-) -> Event[Any]:
-    name = _place(topic, envelope)
-    attributes = dict(envelope.attributes)
-    if name != envelope.type:
-        attributes["type"] = envelope.type
-    when = envelope.time or datetime.fromtimestamp(
-        now if verified.time is None else verified.time, UTC
-    )
-    return Event(
-        name,
-        envelope.data,
-        id=envelope.id or verified.id or f"whk_{verified.key.hex()[:32]}",
-        source=envelope.source or scheme.name,
-        time=when,
-        subject=envelope.subject,
-        attributes=attributes,
-    )
+def _check_label(field: str, value: object) -> None:
+    """What names something goes into logs and keys: a short text that can be printed."""
+    if value is None:
+        return
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST or not value.isprintable():
+        raise InvalidEnvelope(field, f"is not 1 to {LONGEST} printable characters")
 
 
 def _place(topic: Topic, envelope: Envelope) -> str:
     """The topic of a message. Its type is replaced into the template and never interpreted."""
     _checked("type", envelope.type)
-    if not isinstance(topic, str):
+    if isinstance(topic, str):
+        name = topic.replace("{type}", envelope.type)
+    else:
         try:
             name = topic(envelope)
         except Exception as error:
             raise InvalidEnvelope("topic", f"its maker raised {type(error).__name__}") from error
-    else:
-        name = topic.replace("{type}", envelope.type)
     name = _checked("topic", name)
     if name.split(".", 1)[0] == RESERVED:
         raise InvalidEnvelope("type", f"topics below {RESERVED!r} are reserved")
@@ -119,3 +115,24 @@ def _checked(field: str, text: object) -> str:
         return check_topic(text)
     except (TopicError, TypeError):
         raise InvalidEnvelope(field, "is no topic") from None
+
+
+def _event(
+    name: str, source: str, envelope: Envelope, verified: Verified, now: float
+) -> Event[Any]:
+    signed = now if verified.time is None else verified.time
+    try:
+        attributes = dict(envelope.attributes)
+        if name != envelope.type:
+            attributes["type"] = envelope.type
+        return Event(
+            name,
+            envelope.data,
+            id=envelope.id or verified.id or f"whk_{verified.key.hex()[:32]}",
+            source=envelope.source or source,
+            time=envelope.time or datetime.fromtimestamp(signed, UTC),
+            subject=envelope.subject,
+            attributes=attributes,
+        )
+    except (TypeError, ValueError, OverflowError) as error:  # a reader's naive time, say
+        raise InvalidEnvelope("body", "its reader returned what is no event") from error

@@ -10,32 +10,37 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable
+from datetime import datetime
 from functools import partial
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from eventbus.webhooks._scheme import Verified, message_key
+from eventbus.errors import OptionError
+from eventbus.webhooks._scheme import Headers, Verified, message_key, require_header
 from eventbus.webhooks._secrets import (
     PublicKey,
+    SigningKey,
     SymmetricKey,
     read_secrets,
     read_standard_secret,
+    read_standard_signer,
 )
-from eventbus.webhooks._tolerance import check_seconds, check_time
-from eventbus.webhooks.bodies import BodyReader, standard_body
-from eventbus.webhooks.errors import MalformedHeader, MissingHeader, NoMatchingSignature
+from eventbus.webhooks._tolerance import check_seconds, check_time, is_timestamp
+from eventbus.webhooks.bodies import StandardBody
+from eventbus.webhooks.errors import MalformedHeader, NoMatchingSignature
 
 if TYPE_CHECKING:
     from eventbus.webhooks._request import Request
+    from eventbus.webhooks.bodies import BodyReader
 
 _MAX_ENTRIES: Final = 16
 _MAX_SIGNATURES: Final = 4096  # bytes of the header
 
 _is_id = re.compile(rb"[!-\-/-~]{1,256}").fullmatch  # visible ASCII without the dot
-_is_timestamp = re.compile(rb"[0-9]{1,12}").fullmatch
 _is_entry = re.compile(rb"[a-z0-9]{1,16},[!-~]+").fullmatch
-_is_v1 = re.compile(rb"[A-Za-z0-9+/]{43}=").fullmatch
-_is_v1a = re.compile(rb"[A-Za-z0-9+/]{86}==").fullmatch
+# The last letter before the padding has bits that nobody reads: only 0 is written there.
+_is_v1 = re.compile(rb"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=").fullmatch
+_is_v1a = re.compile(rb"[A-Za-z0-9+/]{85}[AQgw]==").fullmatch
 
 
 class StandardWebhooks:
@@ -69,7 +74,7 @@ class StandardWebhooks:
     @property
     def body(self) -> BodyReader:
         """``type``, ``timestamp`` and ``data``."""
-        return standard_body
+        return _format
 
     def verify(self, request: Request, now: float) -> Verified:
         """See ``Scheme.verify``."""
@@ -90,16 +95,13 @@ class StandardWebhooks:
         standard = {b"webhook-id", b"webhook-timestamp", b"webhook-signature"}
         if self._svix_headers and not names & standard:
             prefix = b"svix"
-        values = []
-        for part in (b"-id", b"-timestamp", b"-signature"):
-            value = request.header(prefix + part)
-            if value is None:
-                raise MissingHeader((prefix + part).decode())
-            values.append(value)
-        message_id, timestamp, signatures = values
+        message_id, timestamp, signatures = (
+            require_header(request, prefix + part)
+            for part in (b"-id", b"-timestamp", b"-signature")
+        )
         if not _is_id(message_id):
             raise MalformedHeader("the id is not 1 to 256 visible ASCII characters without a dot")
-        if not _is_timestamp(timestamp):
+        if not is_timestamp(timestamp):
             raise MalformedHeader("the timestamp is not 1 to 12 digits")
         return message_id, timestamp, _entries(signatures)
 
@@ -116,9 +118,44 @@ class StandardWebhooks:
         if not good:
             raise NoMatchingSignature("no signature fits")
 
+    def sign(
+        self,
+        type: str,
+        data: Any,
+        *,
+        id: str,
+        time: datetime,
+        method: str = "POST",
+        target: str = "/",
+        body: bytes | None = None,
+        key: str | bytes | None = None,
+    ) -> tuple[Headers, bytes]:
+        """See ``SigningScheme.sign``. ``key`` is ``whsec_…`` or, for ``v1a``, ``whsk_…``."""
+        if body is None:
+            body = _format.write(type, data, id=id, time=time)
+        timestamp = b"%d" % int(time.timestamp())
+        signed = b".".join((id.encode(), timestamp, body))
+        signature = self._signature(None if key is None else read_standard_signer(key), signed)
+        return [
+            (b"webhook-id", id.encode()),
+            (b"webhook-timestamp", timestamp),
+            (b"webhook-signature", signature),
+        ], body
+
+    def _signature(self, signer: SymmetricKey | SigningKey | None, signed: bytes) -> bytes:
+        if signer is None and not self._symmetric:
+            raise OptionError("public keys cannot sign: pass the sender's private key, whsk_…")
+        signer = signer or self._symmetric[0]
+        if isinstance(signer, SigningKey):
+            return b"v1a," + base64.b64encode(signer.sign(signed))
+        return b"v1," + base64.b64encode(signer.digest(signed))
+
     def __repr__(self) -> str:
         count = len(self._symmetric) + len(self._public)
         return f"<StandardWebhooks, secrets: {count}>"
+
+
+_format = StandardBody()
 
 
 def _entries(header: bytes) -> list[tuple[bytes, bytes]]:
