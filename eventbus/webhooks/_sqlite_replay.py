@@ -16,6 +16,7 @@ import os
 import secrets
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,6 +48,9 @@ CLEAN_ROWS: Final = 500
 
 BUSY_SECONDS: Final = 2.0
 """How long another process may have the file to itself before a call fails."""
+
+PAUSE: Final = 0.01
+"""How long to wait, in seconds, before such a file is tried again."""
 
 Job = Callable[[sqlite3.Connection], Any]
 
@@ -267,11 +271,28 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
         connection.execute("PRAGMA synchronous = FULL")
-        (mode,) = connection.execute(WAL).fetchone()
-        if mode != "wal":
-            raise sqlite3.OperationalError(f"{path}: no WAL here, but {mode!r}")
+        _switch_to_wal(connection, path)
         connection.executescript(SCHEMA)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _switch_to_wal(connection: sqlite3.Connection, path: Path) -> None:
+    """Processes that open a new file at the same time get in each other's way here.
+
+    SQLite's own patience, its time-out, does not cover this statement.
+    """
+    mode = ""
+    for pauses_left in reversed(range(round(BUSY_SECONDS / PAUSE))):
+        try:
+            (mode,) = connection.execute(WAL).fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not pauses_left:
+                raise
+            time.sleep(PAUSE)
+        else:
+            break
+    if mode != "wal":
+        raise sqlite3.OperationalError(f"{path}: no WAL here, but {mode!r}")

@@ -419,6 +419,25 @@ class TestSqlite:
         other.close()
         assert await sqlite.claim(KEY, 300, NOW) is not None
 
+    async def test_a_new_file_that_others_open_too(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While another process sets the file up, a store tries again."""
+        monkeypatch.setattr("eventbus.webhooks._sqlite_replay.BUSY_SECONDS", 0.05)
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        other.execute("BEGIN EXCLUSIVE")
+        pauses = []
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            other.execute("ROLLBACK")
+
+        monkeypatch.setattr("eventbus.webhooks._sqlite_replay.time.sleep", pause)
+        with SqliteReplayStore(path) as store:
+            assert await store.claim(KEY, 300, NOW) is not None
+        other.close()
+        assert pauses == [0.01]
+
     async def test_no_wal_is_an_error(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where the file system allows no WAL, the store says so instead of going on without."""
         monkeypatch.setattr("eventbus.webhooks._sqlite_replay.WAL", "PRAGMA journal_mode = DELETE")
