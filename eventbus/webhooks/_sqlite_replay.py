@@ -270,8 +270,8 @@ class _Worker:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
     try:
-        connection.execute("PRAGMA synchronous = FULL")
         _switch_to_wal(connection, path)
+        connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(SCHEMA)
     except BaseException:
         connection.close()
