@@ -53,11 +53,10 @@ _find_large = re.compile(
     rb"(?<![0-9.])(?:[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]+|[0-9]{%d}\.[0-9]+)" % MAX_DIGITS
 )
 _shape = bytes.maketrans(b"123456789E", b"000000000e")
-_rises_and_falls = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_rises_and_falls = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 _no_brackets = bytes(set(range(256)) - set(b"[]{}"))
 _place = re.compile(r" at line (\d+) column (\d+)$").search
 _one_sign = bytes.maketrans(b"{}", b"[]")
-_no_brackets = bytes(set(range(256)) - set(b"[]"))
 
 _REASONS: Final = (
     ("duplicate key", "duplicate_key"),
@@ -102,7 +101,8 @@ def check_limits(body: bytes) -> None:
 
 def _depth(bare: bytes) -> int:
     """How many brackets stand in each other: the highest sum of 1 for [ and {, -1 for ] and }."""
-    return max(accumulate(array("b", bare.translate(_rises_and_falls, _no_brackets))))
+    steps = array("b", bare.translate(_rises_and_falls, _no_brackets))
+    return max(accumulate(steps), default=0)
 
 
 def _explain(body: bytes, said: str) -> InvalidJson:
