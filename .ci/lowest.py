@@ -6,5 +6,6 @@ from pathlib import Path
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 extras = project["optional-dependencies"]
 for requirement in project["dependencies"] + extras["cli"] + extras["webhooks"]:
-    name, bound = requirement.split(">=")
-    print(f"{name}=={bound}")
+    name, _, bound = requirement.partition(">=")
+    if bound:  # one extra may name another
+        print(f"{name}=={bound}")
