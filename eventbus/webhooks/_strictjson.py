@@ -56,7 +56,6 @@ _shape = bytes.maketrans(b"123456789E", b"000000000e")
 _rises_and_falls = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 _no_brackets = bytes(set(range(256)) - set(b"[]{}"))
 _place = re.compile(r" at line (\d+) column (\d+)$").search
-_one_sign = bytes.maketrans(b"{}", b"[]")
 
 _REASONS: Final = (
     ("duplicate key", "duplicate_key"),

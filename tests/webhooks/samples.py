@@ -6,9 +6,8 @@ import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eventbus import Event
 from eventbus.testing import SignedRequest, sign
 from eventbus.webhooks import (
     BlockletServer,
@@ -19,8 +18,11 @@ from eventbus.webhooks import (
     Stripe,
 )
 from eventbus.webhooks._request import Request, read_request
-from eventbus.webhooks._scheme import SigningScheme, Verified
 from eventbus.webhooks._verification import verify_request
+
+if TYPE_CHECKING:
+    from eventbus import Event
+    from eventbus.webhooks._scheme import SigningScheme, Verified
 
 NOW = 1_740_000_000
 VECTORS = Path(__file__).parent / "vectors"

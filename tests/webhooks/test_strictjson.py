@@ -128,9 +128,9 @@ class Strict:
         value = json.loads(
             body.decode(),
             object_pairs_hook=self.pairs,
-            parse_constant=self.constant,
-            parse_float=self.float,
-            parse_int=self.int,
+            parse_constant=self.read_constant,
+            parse_float=self.read_float,
+            parse_int=self.read_int,
         )
         self.check(value, 1)
         return value
@@ -141,16 +141,16 @@ class Strict:
             raise ValueError("duplicate")
         return made
 
-    def constant(self, text: str) -> Any:
+    def read_constant(self, text: str) -> Any:
         raise ValueError(text)
 
-    def float(self, text: str) -> float:
+    def read_float(self, text: str) -> float:
         number = float(text)
         if math.isinf(number) or any(len(run) > 309 for run in text.split(".")):
             raise ValueError("number")
         return number
 
-    def int(self, text: str) -> int:
+    def read_int(self, text: str) -> int:
         if len(text.lstrip("-")) > 309:
             raise ValueError("number")
         return int(text)
