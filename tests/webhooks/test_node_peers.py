@@ -1,4 +1,4 @@
-"""JavaScript's implementations, as signers and as verifiers: the vendors' own, and the original SDK.
+"""JavaScript's implementations as signers and verifiers: the vendors' own, and the original SDK.
 
 They need Node.js, and the packages of tests/webhooks/node installed into the directory that the
 environment variable EVENTBUS_NODE_PEERS names::
@@ -201,7 +201,7 @@ def test_blocklet_sdk() -> None:
             requests.append(request._replace(method=method))
     for request, answer in zip(requests, ask("blocklet", cases), strict=True):
         good = request.method == "PUT"
-        expected = {"status": 200, "body": None}
+        expected: dict[str, Any] = {"status": 200, "body": None}
         if not good:
             expected = {"status": 401, "body": {"error": "verify sig failed"}}
         assert answer["answer"] == expected, request

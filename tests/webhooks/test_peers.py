@@ -1,7 +1,7 @@
 """Other people's implementations, as signers and as verifiers, in both directions.
 
-What they sign must be good here, what is signed here must be good there, and what was changed on the
-way must be good nowhere: 500 random messages for each.
+What they sign must be good here, what is signed here must be good there, and what was changed on
+the way must be good nowhere: 500 random messages for each.
 """
 
 from __future__ import annotations

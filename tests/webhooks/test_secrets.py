@@ -42,7 +42,7 @@ def whsec(size: int) -> str:
 @pytest.mark.parametrize("secrets", [None, "", b"", [], [""], [None], [WHSEC, ""], 5])
 def test_no_secret_is_an_error(scheme: Any, secrets: Any) -> None:
     """A scheme without a secret cannot be made: it would have to allow everything or nothing."""
-    with pytest.raises(OptionError, match="no (secret|public key)"):
+    with pytest.raises(OptionError, match=r"no (secret|public key)"):
         scheme(secrets)
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from eventbus.webhooks._strictjson import check_limits, parse_json
+from eventbus.webhooks._strictjson import _explain, check_limits, parse_json
 from eventbus.webhooks.errors import InvalidJson
 
 REFUSED = [
@@ -105,6 +105,12 @@ def test_what_is_taken(body: bytes, value: Any) -> None:
     parsed = parse_json(body)
     if value is not None:
         assert parsed == value
+
+
+def test_a_message_that_nobody_knows() -> None:
+    """A parser that says something new, without a place, has met an error of syntax."""
+    error = _explain(b"[1", "something new")
+    assert (error.reason, error.offset) == ("syntax", 0)
 
 
 def test_no_message_shows_the_body() -> None:
