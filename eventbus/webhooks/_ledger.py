@@ -3,6 +3,21 @@
 Anybody can send bad requests, as fast as a network is; so at most `LINES` lines of one kind are
 written in `WINDOW` seconds. The next line of that kind says how many were left out. The counts
 leave out nothing.
+
+=======================  =======  ==========================================================
+log event                level    fields besides ``bus``
+=======================  =======  ==========================================================
+``webhook.refused``      warning  receiver, scheme, code, status, left_out; some: detail, event_id,
+                                  skew, body_sha256
+``webhook.failed``       error    receiver, scheme, code, left_out; traceback
+``webhook.unsettled``    error    receiver, scheme, code, step, left_out; traceback
+=======================  =======  ==========================================================
+
+``webhook.failed`` has the traceback of an error that nobody foresaw, ``webhook.unsettled`` that of
+a replay store that could not end or prolong a claim. What an application answers before it knows
+the receiver has ``app`` in the place of ``bus``, ``receiver`` and ``scheme``. ``skew`` is seconds;
+``body_sha256`` the first 12 digits, to tell whether two bodies are the same. No line has a secret,
+a signature or a payload.
 """
 
 from __future__ import annotations
