@@ -5,6 +5,8 @@ from __future__ import annotations
 from eventbus.webhooks.bodies import BlockletServerBody
 from eventbus.webhooks.schemes._timed import TimedHmac
 
+__all__ = ["BlockletServer"]
+
 
 class BlockletServer(TimedHmac):
     """Verifies what Blocklet Server signs in ``X-Webhook-Signature``.

@@ -49,6 +49,8 @@ from eventbus.webhooks.errors import (
 if TYPE_CHECKING:
     from eventbus.webhooks.bodies import BodyReader
 
+__all__ = ["ComponentSignature"]
+
 BAD_REQUEST: Final = b'{"error":"Bad Request"}'
 VERIFY_FAILED: Final = b'{"error":"verify sig failed"}'
 """What the original answers."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from eventbus.webhooks._request import Request
     from eventbus.webhooks.bodies import BodyReader
 
+__all__ = ["GitHub"]
+
 _HEADER: Final = b"x-hub-signature-256"
 _is_signature = re.compile(rb"sha256=([0-9a-f]{64})").fullmatch
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from eventbus.webhooks._request import Request
     from eventbus.webhooks.bodies import BodyReader
 
+__all__ = ["HmacSignature"]
+
 _SIZES: Final = {"sha256": 32, "sha384": 48, "sha512": 64}
 _is_id = re.compile(rb"[!-\-/-~]{1,256}").fullmatch  # visible ASCII without the dot
 _is_header_name = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+").fullmatch

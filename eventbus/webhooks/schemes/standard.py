@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from eventbus.webhooks._request import Request
     from eventbus.webhooks.bodies import BodyReader
 
+__all__ = ["StandardWebhooks"]
+
 _MAX_ENTRIES: Final = 16
 _MAX_SIGNATURES: Final = 4096  # bytes of the header
 

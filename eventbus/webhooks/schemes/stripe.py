@@ -11,6 +11,8 @@ from eventbus.webhooks.schemes._timed import TimedHmac
 if TYPE_CHECKING:
     from eventbus.webhooks._secrets import SymmetricKey
 
+__all__ = ["Stripe"]
+
 
 class Stripe(TimedHmac):
     """Verifies what Stripe signs in ``Stripe-Signature``.
