@@ -20,7 +20,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
-from eventbus._admission import Ticket
 from eventbus._publishing import TURN_EVERY
 from eventbus.errors import BusClosed, PayloadError, UnknownTopic
 from eventbus.receipt import Receipt
@@ -39,7 +38,9 @@ from eventbus.webhooks.errors import (
 from eventbus.webhooks.replay import LEASE, MemoryReplayStore
 
 if TYPE_CHECKING:
+    from eventbus._admission import Ticket
     from eventbus.bus import EventBus
+    from eventbus.clock import Clock
     from eventbus.event import Event
     from eventbus.receipt import Outcome
     from eventbus.webhooks._ledger import Ledger
@@ -131,7 +132,7 @@ class Acceptance:
         except Exception as error:
             store.release_nowait(claim)
             raise explain(error) from error
-        if self._ack == "handled" or isinstance(submitted, Ticket):
+        if self._ack == "handled" or isinstance(submitted, _Line):
             return self._go_on(claim, submitted)
         store.done_nowait(claim)
         return submitted
@@ -149,10 +150,13 @@ class Acceptance:
             raise explain(error) from error
         return await self._go_on(claim, submitted)
 
-    async def _go_on(self, claim: Claim, submitted: Receipt | Ticket) -> Receipt | _Pending | None:
+    async def _go_on(self, claim: Claim, submitted: Receipt | _Line) -> Receipt | _Pending | None:
         """Wait for room if need be; then end the claim, or see to its end."""
         try:
-            receipt = await self._accepted(submitted)
+            if isinstance(submitted, Receipt):
+                receipt = submitted
+            else:
+                receipt = await submitted.accepted(self._bus._clock, self._deadline)
         except Exception as error:
             await self._settle("release", self._replay.release, claim)
             raise explain(error) from error
@@ -160,17 +164,6 @@ class Acceptance:
             return _Pending(receipt, self._keep(self._finish(claim, receipt)))
         await self._settle("done", self._replay.done, claim)
         return receipt
-
-    async def _accepted(self, submitted: Receipt | Ticket) -> Receipt:
-        """Raises ``Backpressure`` when the time is over: then nothing was accepted, nowhere."""
-        if isinstance(submitted, Receipt):
-            return submitted
-        try:
-            return await within(self._bus._clock, self._deadline, submitted.wait())
-        except TimeoutError:
-            if submitted.accepted:  # in the very turn in which the time was over
-                return submitted.receipt
-            raise Backpressure(f"a queue has been full for {self._deadline:g} s") from None
 
     async def _finish(self, claim: Claim, receipt: Receipt) -> WebhookError | None:
         """Wait for the handlers, however long they take, and end the claim."""
@@ -232,7 +225,7 @@ async def give_turn(bus: EventBus) -> None:
         await asyncio.sleep(0)
 
 
-def submit(bus: EventBus, event: Event[Any]) -> Receipt | Ticket:
+def submit(bus: EventBus, event: Event[Any]) -> Receipt | _Line:
     """Publish an event as it is, or let it wait for room. Does not wait itself.
 
     Data is checked against the model of its topic, if the catalogue of the bus has one. Raises
@@ -248,10 +241,39 @@ def submit(bus: EventBus, event: Event[Any]) -> Receipt | Ticket:
     }
     typed = topic is not None and topic.model is not None
     try:
-        return bus._submit(topic if topic is not None and typed else event.type, event.data, given)
+        submitted = bus._submit(
+            topic if topic is not None and typed else event.type, event.data, given
+        )
     except BaseException:
         bus._resume()  # lets go of the loop, if nothing else holds it
         raise
+    return submitted if isinstance(submitted, Receipt) else _Line(submitted)
+
+
+class _Line:
+    """An event that waits for room. The bus may accept or refuse it before anybody awaits that."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        self._ticket = ticket
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._future = future
+        ticket.accept = lambda receipt: future.done() or future.set_result(receipt)  # type: ignore[func-returns-value]
+        ticket.fail = lambda error: future.done() or future.set_exception(error)  # type: ignore[func-returns-value]
+
+    async def accepted(self, clock: Clock, seconds: float) -> Receipt:
+        """Wait for so many seconds at most.
+
+        Raises ``Backpressure`` when they are over, and what the bus raises; then, and if it is
+        cancelled before the event is accepted, nothing was accepted, nowhere.
+        """
+        try:
+            return await within(clock, seconds, self._future)
+        except TimeoutError:
+            if self._ticket.accepted:  # in the very turn in which the time was over
+                return self._ticket.receipt
+            raise Backpressure(f"a queue has been full for {seconds:g} s") from None
+        finally:
+            self._ticket.withdraw()
 
 
 def explain(error: Exception) -> WebhookError:

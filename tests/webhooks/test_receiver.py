@@ -188,12 +188,15 @@ class TestAccept:
         await bus.settle()
         assert len(seen) == 2
 
-    async def test_the_loop_has_its_turns(self, bus: EventBus, seen: list[Event]) -> None:
+    async def test_the_loop_has_its_turns(
+        self, bus: EventBus, seen: list[Event], clock: FakeClock
+    ) -> None:
         """Many requests, one right after the other, do not keep the handlers from running."""
         receiver = Receiver(bus, SCHEME)
         for number in range(3000):
             assert (await receiver.accept(*request(id=f"msg_{number}"))).status == 200
         assert len(seen) > 1500
+        assert clock.monotonic() == NOW  # nothing has waited for its time to be over
 
     async def test_a_bad_request(self, bus: EventBus) -> None:
         """A refusal says to the sender that it is one, and to us why."""
@@ -309,6 +312,21 @@ class TestBackpressure:
         clock.call_later(2, gate.set)
         assert (await receiver.accept(*request(id="msg_2"))).status == 200
         assert (await receiver.accept(*request(id="msg_2"))).body == b'{"duplicate":true}'
+
+    async def test_room_before_anybody_waits(
+        self, bus: EventBus, store: ReplayStore, clock: FakeClock
+    ) -> None:
+        """A place that is free in the very next turn is taken in that turn."""
+
+        @bus.on("**", capacity=1)
+        async def quick(event: Event) -> None: ...
+
+        receiver = Receiver(bus, SCHEME, replay=store)
+        for number in range(5):
+            bus.publish_nowait("invoice.created")
+            assert (await receiver.accept(*request(id=f"msg_{number}"))).status == 200
+            await bus.settle()
+        assert clock.monotonic() == NOW
 
     async def test_room_in_the_very_last_turn(
         self, bus: EventBus, gate: asyncio.Event, store: ReplayStore, clock: FakeClock
