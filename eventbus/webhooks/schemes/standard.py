@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StandardWebhooks"]
 
+_STANDARD: Final = {b"webhook-id", b"webhook-timestamp", b"webhook-signature"}
 _MAX_ENTRIES: Final = 16
 _MAX_SIGNATURES: Final = 4096  # bytes of the header
 
@@ -93,9 +94,7 @@ class StandardWebhooks:
 
     def _headers(self, request: Request) -> tuple[bytes, bytes, list[tuple[bytes, bytes]]]:
         prefix = b"webhook"
-        names = {name for name, _ in request.headers}
-        standard = {b"webhook-id", b"webhook-timestamp", b"webhook-signature"}
-        if self._svix_headers and not names & standard:
+        if self._svix_headers and not _STANDARD & {name for name, _ in request.headers}:
             prefix = b"svix"
         message_id, timestamp, signatures = (
             require_header(request, prefix + part)
