@@ -86,18 +86,21 @@ class Acceptance:
         Raises the ``WebhookError`` that says why not; ``HandlerFailed`` and ``AckTimeout`` if it
         is published all the same. Cancelled, what has begun goes on.
         """
-        clock = self._bus._clock
-        started = clock.monotonic()
-        await give_turn(self._bus)
-        begun: Receipt | Admission | None
+        if self._bus._unturned >= TURN_EVERY:
+            await give_turn(self._bus)
+        started = self._bus._clock.monotonic()
         if isinstance(self._replay, MemoryReplayStore):
             begun = self._admit_at_once(self._replay, event, key, remember, now)
+            if begun is None or isinstance(begun, Receipt):
+                return None if begun is None else begun.event
         else:
             begun = self._admit(event, key, remember, now)
-        if begun is None or isinstance(begun, Receipt):
-            admitted: Receipt | _Pending | None = begun
-        else:
-            admitted = await asyncio.shield(self._keep(begun))
+        return await self._wait(begun, started)
+
+    async def _wait(self, begun: Admission, started: float) -> Event[Any] | None:
+        """Wait for what has begun, in a task of its own, and perhaps for handlers."""
+        clock = self._bus._clock
+        admitted = await asyncio.shield(self._keep(begun))
         if not isinstance(admitted, _Pending):
             return None if admitted is None else admitted.event
         left = self._deadline - (clock.monotonic() - started)
@@ -220,9 +223,8 @@ class Acceptance:
 
 async def give_turn(bus: EventBus) -> None:
     """What ``EventBus.publish`` does for the event loop now and then, and ``submit`` does not."""
-    if bus._unturned >= TURN_EVERY:
-        bus._unturned = 0
-        await asyncio.sleep(0)
+    bus._unturned = 0
+    await asyncio.sleep(0)
 
 
 def submit(bus: EventBus, event: Event[Any]) -> Receipt | _Line:

@@ -8,8 +8,9 @@ cancellation becomes a ``TimeoutError`` where it was asked for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import Awaitable, Generator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
     from eventbus.clock import Clock
@@ -82,3 +83,49 @@ async def ended_within(clock: Clock, task: asyncio.Future[Any], seconds: float) 
         timer.cancel()
         task.remove_done_callback(wake)
     return task.done()
+
+
+def begin(work: Awaitable[T]) -> T | Rest[T]:
+    """Take the first steps of some work; its result, if it never waits, and else what is left.
+
+    So work that has nothing to wait for, such as reading what the server has already got, needs no
+    deadline and no timer. It runs in the task that calls this, as if that had awaited it.
+    """
+    steps = work.__await__()
+    try:
+        waits_for = next(steps)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    return Rest(steps, waits_for)
+
+
+class Rest(Generic[T]):
+    """Work that has begun, and waits. To be awaited once, in the same task."""
+
+    __slots__ = ("_steps", "_waits_for")
+
+    def __init__(self, steps: Generator[Any, Any, T], waits_for: Any) -> None:
+        self._steps = steps
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return _go_on(self._steps, self._waits_for)
+
+
+def _go_on(steps: Generator[Any, Any, T], waits_for: Any) -> Generator[Any, Any, T]:
+    """What ``yield from`` does, for a generator whose first value was taken already."""
+    while True:
+        try:
+            sent = yield waits_for
+        except GeneratorExit:
+            steps.close()
+            raise
+        except BaseException as error:
+            step = partial(steps.throw, error)
+        else:
+            step = partial(steps.send, sent)
+        try:
+            waits_for = step()
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # it is a T

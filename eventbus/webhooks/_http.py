@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from eventbus.webhooks._deadline import Deadline
+from eventbus.webhooks._deadline import Deadline, Rest, begin
 from eventbus.webhooks.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -26,7 +26,7 @@ from eventbus.webhooks.errors import (
 
 if TYPE_CHECKING:
     from eventbus.clock import Clock
-    from eventbus.webhooks._answer import Receive, Scope
+    from eventbus.webhooks._answer import Message, Receive, Scope
 
 __all__ = ["DEFAULT_BODY", "LARGEST_BODY", "Limits", "check_head", "read_body", "target_of"]
 
@@ -104,36 +104,49 @@ async def read_body(receive: Receive, limits: Limits, clock: Clock) -> bytes:
     ``receive`` raises. At most the allowed size and one piece are in memory. Cancelled, it has read
     an unknown part.
     """
-    chunks: list[bytes] = []
-    size = 0
+    first = begin(receive())  # mostly it is there, and that is all
+    if isinstance(first, Rest) or first.get("more_body", False):
+        try:
+            return await _read_patiently(first, receive, limits, clock)
+        except TimeoutError:
+            raise BodyTimeout(
+                f"it took more than {limits.total:g} s, or {limits.idle:g} s for a piece"
+            ) from None
+    return _piece_of(first, limits.size)
+
+
+async def _read_patiently(
+    first: Message | Rest[Message], receive: Receive, limits: Limits, clock: Clock
+) -> bytes:
+    """The body, where it comes in pieces or not at once. Raises ``TimeoutError``."""
     end = clock.monotonic() + limits.total
-    try:
-        with Deadline(clock, min(limits.idle, limits.total)) as deadline:
-            while True:
-                chunk, more = await _next_piece(receive)
-                size += len(chunk)
-                if size > limits.size:
-                    raise BodyTooLarge(f"more than the {limits.size:,} bytes that are the limit")
-                if not more:
-                    return b"".join([*chunks, chunk]) if chunks else chunk
-                left = end - clock.monotonic()
-                if left <= 0:  # pieces may come without the loop ever having a turn
-                    raise TimeoutError
-                if chunk:
-                    chunks.append(chunk)
-                    deadline.renew(min(limits.idle, left))
-    except TimeoutError:
-        raise BodyTimeout(
-            f"it took more than {limits.total:g} s, or {limits.idle:g} s for a piece"
-        ) from None
+    chunks: list[bytes] = []
+    left = limits.size
+    with Deadline(clock, min(limits.idle, limits.total)) as deadline:
+        message = await first if isinstance(first, Rest) else first
+        while True:
+            chunk = _piece_of(message, left)
+            left -= len(chunk)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+            seconds = end - clock.monotonic()
+            if seconds <= 0:  # pieces may come without the loop ever having a turn
+                raise TimeoutError
+            if chunk:
+                deadline.renew(min(limits.idle, seconds))
+            else:
+                chunks.pop()
+            message = await receive()
 
 
-async def _next_piece(receive: Receive) -> tuple[bytes, bool]:
-    """A piece, and whether more will come."""
-    message = await receive()
+def _piece_of(message: Message, limit: int) -> bytes:
     if message["type"] == "http.disconnect":
         raise ClientDisconnect("the sender left before its body was complete")
-    return message.get("body", b""), message.get("more_body", False)
+    chunk: bytes = message.get("body", b"")
+    if len(chunk) > limit:
+        raise BodyTooLarge("the body is longer than the limit")
+    return chunk
 
 
 def target_of(scope: Scope) -> str:

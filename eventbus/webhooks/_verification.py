@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from eventbus.errors import OptionError, TopicError
-from eventbus.event import Event
+from eventbus.event import check_time, freeze_attributes, new_event
 from eventbus.topics import check_topic
 from eventbus.webhooks._scheme import UNPARSED, Scheme, Verified, message_key
 from eventbus.webhooks._strictjson import parse_json
@@ -25,6 +24,7 @@ from eventbus.webhooks.bodies import BodyReader, Envelope
 from eventbus.webhooks.errors import InvalidEnvelope, WebhookError
 
 if TYPE_CHECKING:
+    from eventbus.event import Event
     from eventbus.webhooks._request import Request
 
 RESERVED = "webhook"
@@ -104,7 +104,8 @@ def _place(topic: Topic, envelope: Envelope) -> str:
             name = topic(envelope)
         except Exception as error:
             raise InvalidEnvelope("topic", f"its maker raised {type(error).__name__}") from error
-    name = _checked("topic", name)
+    if name != envelope.type:
+        name = _checked("topic", name)
     if name.split(".", 1)[0] == RESERVED:
         raise InvalidEnvelope("type", f"topics below {RESERVED!r} are reserved")
     return name
@@ -120,19 +121,18 @@ def _checked(field: str, text: object) -> str:
 def _event(
     name: str, source: str, envelope: Envelope, verified: Verified, now: float
 ) -> Event[Any]:
-    signed = now if verified.time is None else verified.time
+    moment = now if verified.time is None else verified.time
     try:
-        attributes = dict(envelope.attributes)
+        given: dict[str, Any] = {
+            "_id": envelope.id or verified.id or f"whk_{verified.key.hex()[:32]}",
+            "subject": envelope.subject,
+        }
+        if envelope.time is not None:
+            given["_time"] = check_time(envelope.time)
         if name != envelope.type:
-            attributes["type"] = envelope.type
-        return Event(
-            name,
-            envelope.data,
-            id=envelope.id or verified.id or f"whk_{verified.key.hex()[:32]}",
-            source=envelope.source or source,
-            time=envelope.time or datetime.fromtimestamp(signed, UTC),
-            subject=envelope.subject,
-            attributes=attributes,
-        )
+            given["attributes"] = freeze_attributes({**envelope.attributes, "type": envelope.type})
+        elif envelope.attributes:
+            given["attributes"] = freeze_attributes(envelope.attributes)
+        return new_event(name, envelope.data, envelope.source or source, moment, None, given)
     except (TypeError, ValueError, OverflowError) as error:  # a reader's naive time, say
         raise InvalidEnvelope("body", "its reader returned what is no event") from error

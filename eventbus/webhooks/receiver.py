@@ -207,6 +207,11 @@ class Receiver:
         request = Request(scope["method"], target_of(scope), tuple(scope["headers"]), body)
         return await self._answer(request, None)
 
+    @property
+    def max_body(self) -> int:
+        """How long a body may be, in bytes."""
+        return self._limits.size
+
     async def aclose(self) -> None:
         """Wait until no claim of this receiver is open any more. Close the bus afterwards.
 
