@@ -28,10 +28,14 @@ class Request:
 
     def header(self, name: bytes) -> bytes | None:
         """The one value of a header; None without it. Raises ``DuplicateHeader`` for two."""
-        values = [value for key, value in self.headers if key == name]
-        if len(values) > 1:
-            raise DuplicateHeader(f"{name.decode('ascii', 'replace')} came {len(values)} times")
-        return values[0] if values else None
+        found = None
+        for key, value in self.headers:
+            if key == name:
+                if found is not None:
+                    times = sum(key == name for key, _ in self.headers)
+                    raise DuplicateHeader(f"{name.decode('ascii', 'replace')} came {times} times")
+                found = value
+        return found
 
 
 def read_request(

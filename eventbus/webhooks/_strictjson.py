@@ -53,6 +53,10 @@ _find_large = re.compile(
     rb"(?<![0-9.])(?:[0-9]+(?:\.[0-9]+)?[eE]\+?[0-9]+|[0-9]{%d}\.[0-9]+)" % MAX_DIGITS
 )
 _shape = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG = b"0" * 100
+_TOO_LONG = b"0" * MAX_DIGITS
+# In a shape. In a string it may stand behind such a character, too; then more is done than needed.
+_large_exponent = re.compile(rb"(?:^|[-:,\[\s])0[0.]*e\+?000").search
 _rises_and_falls = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 _no_brackets = bytes(set(range(256)) - set(b"[]{}"))
 _place = re.compile(r" at line (\d+) column (\d+)$").search
@@ -86,7 +90,7 @@ def check_limits(body: bytes) -> None:
     """Refuse too deep and too large things in a well-formed body. Raises ``InvalidJson``."""
     shape = body.translate(_shape)
     deep = body.count(b"[") + body.count(b"{") > MAX_DEPTH
-    long = b"0" * MAX_DIGITS in shape
+    long = _TOO_LONG in shape
     if not (deep or long or _may_be_infinite(shape)):
         return  # as most bodies do, in a fraction of the time that the rest takes
     bare = without_strings(body)
@@ -105,8 +109,8 @@ def _may_be_infinite(shape: bytes) -> bool:
     shorter ones: ``3e4``.
     """
     if b"0e000" in shape or b"0e+000" in shape:
-        return True
-    return b"0" * 100 in shape and (b"0e0" in shape or b"0e+0" in shape)
+        return _large_exponent(shape) is not None
+    return _LONG in shape and (b"0e0" in shape or b"0e+0" in shape)
 
 
 def _depth(bare: bytes) -> int:

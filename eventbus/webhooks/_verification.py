@@ -81,15 +81,17 @@ def _read(reader: BodyReader, content: Any, request: Request) -> Envelope:
         raise InvalidEnvelope("body", f"its reader raised {type(error).__name__}") from error
     if not isinstance(envelope, Envelope):
         raise InvalidEnvelope("body", f"its reader returned a {type(envelope).__name__}")
-    for field in ("id", "source", "subject"):
-        _check_label(field, getattr(envelope, field))
+    if envelope.id is not None:
+        _check_label("id", envelope.id)
+    if envelope.source is not None:
+        _check_label("source", envelope.source)
+    if envelope.subject is not None:
+        _check_label("subject", envelope.subject)
     return envelope
 
 
 def _check_label(field: str, value: object) -> None:
     """What names something goes into logs and keys: a short text that can be printed."""
-    if value is None:
-        return
     if not isinstance(value, str) or not 0 < len(value) <= LONGEST or not value.isprintable():
         raise InvalidEnvelope(field, f"is not 1 to {LONGEST} printable characters")
 
