@@ -1,19 +1,20 @@
-r"""The text that JavaScript's ``JSON.stringify`` makes of a value, its keys sorted.
+"""The text that JavaScript's ``JSON.stringify`` makes of a value, its keys sorted.
 
 A component signature covers not the bytes of a body but the text that the sender's JavaScript made
 of what it had parsed; to verify it, the same text must come out here. RFC 8785 describes that text,
 and the package rfc8785 writes it, in pure Python. Bodies in which nothing is special are written by
 the compiled encoder of the standard library, which is several times as fast and gives the same.
 
-===============================  =======================  =======================================
-special                          JavaScript               here
-===============================  =======================  =======================================
-a fraction, an exponent, ``-0``  ``1``, ``1e+21``, ``0``  rfc8785
-an integer beyond 2**53          rounded to a double      made a float, then rfc8785, which refuses
-                                                          it as it is
-keys                             sorted as UTF-16         rfc8785, if any character needs two units
-half of a surrogate pair         ``\\ud800``               does not occur: ``parse_json`` refuses it
-===============================  =======================  =======================================
+========================  =========================  =============================================
+special                   JavaScript                 here
+========================  =========================  =============================================
+a fraction, an exponent   ``1.0`` is ``1``, ``1e21`` rfc8785
+                          is ``1e+21``
+an integer beyond 2**53   rounded to a double        made a float, then rfc8785, which refuses it
+                                                     as it is
+keys                      sorted as UTF-16           rfc8785, if any character needs two units
+half a surrogate pair     stays an escape            does not occur: ``parse_json`` refuses it
+========================  =========================  =============================================
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 from eventbus.webhooks._strictjson import without_strings
 
 _SAFE = 2**53
-_special_numbers = re.compile(rb"[0-9][.eE]|[0-9]{16}|-0").search
+_special_numbers = re.compile(rb"[0-9][.eE]|[0-9]{16}").search
 _two_units = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]").search
 
 

