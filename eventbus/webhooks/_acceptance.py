@@ -235,8 +235,8 @@ def submit(bus: EventBus, event: Event[Any]) -> Receipt | _Line:
     """
     topic = None if bus._catalog is None else bus._catalog.get(event.type)
     given = {
-        "_id": event.id,
-        "_time": event.time,
+        "_id": event._id,
+        "_time": event.time,  # which the bus would date anew if it were a number
         "source": event.source,
         "subject": event.subject,
         "attributes": event.attributes,

@@ -56,7 +56,7 @@ _shape = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG = b"0" * 100
 _TOO_LONG = b"0" * MAX_DIGITS
 # In a shape. In a string it may stand behind such a character, too; then more is done than needed.
-_large_exponent = re.compile(rb"(?:^|[-:,\[\s])0[0.]*e\+?000").search
+_large_exponent = re.compile(rb"[-:,\[\s]0[0.]*e\+?000").search
 _rises_and_falls = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 _no_brackets = bytes(set(range(256)) - set(b"[]{}"))
 _place = re.compile(r" at line (\d+) column (\d+)$").search
@@ -109,7 +109,7 @@ def _may_be_infinite(shape: bytes) -> bool:
     shorter ones: ``3e4``.
     """
     if b"0e000" in shape or b"0e+000" in shape:
-        return _large_exponent(shape) is not None
+        return shape.startswith(b"0") or _large_exponent(shape) is not None
     return _LONG in shape and (b"0e0" in shape or b"0e+0" in shape)
 
 
