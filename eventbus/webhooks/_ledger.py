@@ -9,7 +9,7 @@ log event                level    fields besides ``bus``
 =======================  =======  ==========================================================
 ``webhook.refused``      warning  receiver, scheme, code, status, left_out; some: detail, event_id,
                                   skew, body_sha256
-``webhook.failed``       error    receiver, scheme, code, left_out; traceback
+``webhook.failed``       error    receiver, scheme, code, detail, left_out; traceback
 ``webhook.unsettled``    error    receiver, scheme, code, step, left_out; traceback
 =======================  =======  ==========================================================
 
