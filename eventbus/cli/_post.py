@@ -137,15 +137,15 @@ class Post:
     def _sign(self, line: Line) -> SignedRequest:
         scheme, key = self.sender
         given: dict[str, Any] = {"id": line.fields["id"]} if "id" in line.fields else {}
-        happened = line.fields.get("time")
-        if happened is not None and hasattr(scheme, "body"):
-            # When it happened and when it is signed are two times.
-            given["body"] = scheme.body.write(
-                line.type, line.data, id=line.fields.get("id") or "evt", time=happened
-            )
-        now = datetime.now(UTC)
         return sign(
-            scheme, line.type, line.data, time=now, target=self.url.target, key=key, **given
+            scheme,
+            line.type,
+            line.data,
+            time=datetime.now(UTC),
+            happened=line.fields.get("time"),
+            target=self.url.target,
+            key=key,
+            **given,
         )
 
 

@@ -30,6 +30,7 @@ class Signer(Protocol):
         *,
         id: str,
         time: datetime,
+        happened: datetime | None,
         method: str,
         target: str,
         body: bytes | None,
@@ -46,6 +47,7 @@ def sign(
     *,
     id: str | None = None,
     time: datetime | float | None = None,
+    happened: datetime | None = None,
     method: str = "POST",
     target: str = "/",
     headers: Iterable[tuple[bytes, bytes]] = (),
@@ -55,8 +57,9 @@ def sign(
     """The request that a sender of this scheme would send.
 
     ``type`` and ``data`` become a body in the form that the scheme's senders use, unless ``body``
-    is given. ``id`` is the message's, by default a new one; ``time`` is when it is signed and says
-    that it happened, in UTC or in UNIX seconds, by default now. ``headers`` are sent along.
+    is given. ``id`` is the message's, by default a new one. ``time`` is when it is signed, as a
+    datetime or in UNIX seconds, by default now; ``happened`` is when the event happened, by default
+    at that time. ``headers`` are sent along.
 
     ``key`` is what the sender signs with; by default it is the scheme's first secret. A scheme that
     has public keys only needs it: ``whsk_…`` for Standard Webhooks, the app's secret key in
@@ -73,6 +76,7 @@ def sign(
         data,
         id=f"evt_{secrets.token_hex(12)}" if id is None else id,
         time=time,
+        happened=happened,
         method=method,
         target=target,
         body=body,

@@ -72,6 +72,7 @@ class SigningScheme(Scheme, Protocol):
         *,
         id: str,
         time: datetime,
+        happened: datetime | None,
         method: str,
         target: str,
         body: bytes | None,
@@ -80,7 +81,8 @@ class SigningScheme(Scheme, Protocol):
         """The headers and the body that a sender would send at that time.
 
         ``body`` stands for the one that the scheme's senders would write of type, data, id and
-        time. ``key`` is the sender's; by default a secret of the scheme, if that can sign.
+        when it ``happened``, by default at that time too. ``key`` is the sender's; by default a
+        secret of the scheme, if that can sign.
 
         Raises ``OptionError`` if there is nothing to sign with.
         """

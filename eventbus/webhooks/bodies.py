@@ -3,7 +3,7 @@
 ===================  ============================  =================================================
 reader               type                          id, time, source, subject
 ===================  ============================  =================================================
-`StandardBody`       ``type``                      ``id`` or the signed header, ``timestamp``,
+`StandardBody`       ``type``                      the signed header or ``id``, ``timestamp``,
                                                    ``source``, none
 `PaymentKitBody`     ``type``                      ``id``, ``created_at``, ``payment-kit``,
                                                    ``object_id``
@@ -92,20 +92,27 @@ class BodyWriter(Protocol):
 
 
 class StandardBody:
-    """Standard Webhooks: ``type``, ``timestamp`` and ``data``, and an ``id`` if there is one.
+    """Standard Webhooks: ``type``, ``timestamp`` and ``data``.
 
-    Without ``data``, the whole body is the data: several senders have it so.
+    Without ``data``, the whole body is the data: several senders have it so. Some have a number as
+    ``timestamp``, in units of their own: then the time of the event is that of the signature.
+    With ``id_in_body``, ``id`` is the id of the event. The standard has that in a header, and an
+    ``id`` in the body may be of anything.
     """
+
+    def __init__(self, *, id_in_body: bool = True) -> None:
+        self._id_in_body = id_in_body
 
     def __call__(self, content: Any, request: Request, /) -> Envelope:
         """See `BodyReader`."""
         body = _object(content)
+        number = type(body.get("timestamp")) in (int, float)
         return Envelope(
             type=_text(body, "type"),
             data=body.get("data", body),
-            id=_optional_text(body, "id"),
+            id=_optional_text(body, "id") if self._id_in_body else None,
             id_is_signed=True,
-            time=_iso_time(body, "timestamp"),
+            time=None if number else _iso_time(body, "timestamp"),
             source=_optional_text(body, "source"),
         )
 

@@ -43,6 +43,9 @@ def test_standard_webhooks() -> None:
     more = {**body, "id": "evt_1", "source": "users"}
     envelope = StandardBody()(more, NO_REQUEST)
     assert (envelope.id, envelope.source) == ("evt_1", "users")
+    assert StandardBody(id_in_body=False)(more, NO_REQUEST).id is None
+    for number in (1739999999123, 1739999999.5):
+        assert StandardBody()({**body, "timestamp": number}, NO_REQUEST).time is None
     flat = {"type": "user.created", "name": "Ada"}
     assert StandardBody()(flat, NO_REQUEST).data == flat
 
@@ -226,7 +229,8 @@ def test_only_objects_are_events(reader: BodyReader, content: Any) -> None:
         ("standard", {"type": 5}, "type"),
         ("standard", {"type": ""}, "type"),
         ("standard", {"type": "a", "id": 5}, "id"),
-        ("standard", {"type": "a", "timestamp": 5}, "timestamp"),
+        ("standard", {"type": "a", "timestamp": True}, "timestamp"),
+        ("standard", {"type": "a", "timestamp": []}, "timestamp"),
         ("standard", {"type": "a", "timestamp": "yesterday"}, "timestamp"),
         ("standard", {"type": "a", "timestamp": "2025-02-19T21:20:00"}, "timestamp"),
         ("standard", {"type": "a", "timestamp": "0001-01-01T00:00:00+23:00"}, "timestamp"),

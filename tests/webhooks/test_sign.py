@@ -39,6 +39,14 @@ def test_time_in_any_form(time: Any) -> None:
     verify(SAMPLES["stripe"].scheme, request, NOW + 300)
 
 
+@pytest.mark.parametrize("name", ["v1", "stripe", "component"])
+def test_when_it_happened(name: str) -> None:
+    """A message that is signed now may tell of something that happened long ago."""
+    long_ago = datetime(2020, 2, 2, tzinfo=UTC)
+    sample = SAMPLES[name]
+    assert verify(sample.scheme, sample.sign(happened=long_ago))[0].time == long_ago
+
+
 def test_by_default_it_is_now_and_new() -> None:
     """Without a time it is signed now; without an id, each request is a new message."""
     scheme = SAMPLES["v1"].scheme
@@ -68,6 +76,7 @@ def test_any_signer_will_do() -> None:
             assert (type, data) == ("a", 1)
             assert asked.pop("id") == "m"
             assert asked.pop("time") == datetime.fromtimestamp(NOW, UTC)
+            assert asked.pop("happened") is None
             assert asked == {"method": "PUT", "target": "/x", "body": None, "key": "k"}
             return [(b"x-proof", b"1")], b"{}"
 

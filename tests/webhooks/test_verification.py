@@ -58,6 +58,13 @@ def test_what_no_sender_of_a_kind_says() -> None:
     assert event.time == datetime.fromtimestamp(NOW, UTC)
 
 
+def test_the_id_of_the_header_is_the_messages() -> None:
+    """An ``id`` in the body of Standard Webhooks may be of anything; the signed header's counts."""
+    request = V1.sign(id="msg_1", body=b'{"type":"user.created","id":"user_1"}')
+    event, _ = verify(V1.scheme, request)
+    assert (event.id, event.data["id"]) == ("msg_1", "user_1")
+
+
 def test_a_payment_kit_event_end_to_end() -> None:
     """What Payment Kit has sent becomes the event that its own event bus would have published."""
     import json

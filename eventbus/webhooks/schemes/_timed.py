@@ -83,6 +83,7 @@ class TimedHmac:
         *,
         id: str,
         time: datetime,
+        happened: datetime | None = None,
         method: str = "POST",
         target: str = "/",
         body: bytes | None = None,
@@ -91,7 +92,7 @@ class TimedHmac:
         """See ``SigningScheme.sign``."""
         if body is None:
             writer: BodyWriter = self.format
-            body = writer.write(type, data, id=id, time=time)
+            body = writer.write(type, data, id=id, time=happened or time)
         timestamp = b"%d" % int(time.timestamp())
         signer = self._keys[0] if key is None else self._read_secret(key, weak=True)
         mac = signer.digest(timestamp + b"." + body).hex().encode()

@@ -163,6 +163,7 @@ class ComponentSignature:
         *,
         id: str,
         time: datetime,
+        happened: datetime | None = None,
         method: str = "POST",
         target: str = "/",
         body: bytes | None = None,
@@ -172,7 +173,7 @@ class ComponentSignature:
         if key is None:
             raise OptionError("public keys cannot sign: pass key=, the app's secret key")
         if body is None:
-            body = _format.write(type, data, id=id, time=time)
+            body = _format.write(type, data, id=id, time=happened or time)
         iat = int(time.timestamp())
         exp = iat + min(_LIFETIME, int(self._lifetime))
         request = Request(method, target, (), body)

@@ -73,6 +73,7 @@ class GitHub:
         *,
         id: str,
         time: datetime,
+        happened: datetime | None = None,
         method: str = "POST",
         target: str = "/",
         body: bytes | None = None,
@@ -80,7 +81,7 @@ class GitHub:
     ) -> tuple[Headers, bytes]:
         """See ``SigningScheme.sign``. The type is ``event`` or ``event.action``."""
         if body is None:
-            body = _format.write(type, data, id=id, time=time)
+            body = _format.write(type, data, id=id, time=happened or time)
         signer = self._keys[0] if key is None else read_opaque_secret(key, weak=True)
         return [
             (b"x-github-event", type.split(".", maxsplit=1)[0].encode()),

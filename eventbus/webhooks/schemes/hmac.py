@@ -135,6 +135,7 @@ class HmacSignature:
         *,
         id: str,
         time: datetime,
+        happened: datetime | None = None,
         method: str = "POST",
         target: str = "/",
         body: bytes | None = None,
@@ -142,7 +143,7 @@ class HmacSignature:
     ) -> tuple[Headers, bytes]:
         """See ``SigningScheme.sign``."""
         if body is None:
-            body = _format.write(type, data, id=id, time=time)
+            body = _format.write(type, data, id=id, time=happened or time)
         signer = self._keys[0] if key is None else read_opaque_secret(key, weak=True)
         values, headers = {}, []
         if self._timestamp_header:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StandardWebhooks"]
 
-_STANDARD: Final = {b"webhook-id", b"webhook-timestamp", b"webhook-signature"}
+_STANDARD: Final = (b"webhook-id", b"webhook-timestamp", b"webhook-signature")
+_SVIX: Final = (b"svix-id", b"svix-timestamp", b"svix-signature")
 _MAX_ENTRIES: Final = 16
 _MAX_SIGNATURES: Final = 4096  # bytes of the header
 
@@ -44,6 +45,8 @@ _is_entry = re.compile(rb"[a-z0-9]{1,16},[!-~]+").fullmatch
 # The last letter before the padding has bits that nobody reads: only 0 is written there.
 _is_v1 = re.compile(rb"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=").fullmatch
 _is_v1a = re.compile(rb"[A-Za-z0-9+/]{85}[AQgw]==").fullmatch
+
+_TEXTS: Final = {b"v1": _is_v1, b"v1a": _is_v1a}
 
 
 class StandardWebhooks:
@@ -93,13 +96,12 @@ class StandardWebhooks:
         )
 
     def _headers(self, request: Request) -> tuple[bytes, bytes, list[tuple[bytes, bytes]]]:
-        prefix = b"webhook"
-        if self._svix_headers and not _STANDARD & {name for name, _ in request.headers}:
-            prefix = b"svix"
-        message_id, timestamp, signatures = (
-            require_header(request, prefix + part)
-            for part in (b"-id", b"-timestamp", b"-signature")
-        )
+        names = _STANDARD
+        if self._svix_headers and not any(name in _STANDARD for name, _ in request.headers):
+            names = _SVIX
+        message_id = require_header(request, names[0])
+        timestamp = require_header(request, names[1])
+        signatures = require_header(request, names[2])
         if not _is_id(message_id):
             raise MalformedHeader("the id is not 1 to 256 visible ASCII characters without a dot")
         if not is_timestamp(timestamp):
@@ -126,6 +128,7 @@ class StandardWebhooks:
         *,
         id: str,
         time: datetime,
+        happened: datetime | None = None,
         method: str = "POST",
         target: str = "/",
         body: bytes | None = None,
@@ -133,7 +136,7 @@ class StandardWebhooks:
     ) -> tuple[Headers, bytes]:
         """See ``SigningScheme.sign``. ``key`` is ``whsec_…`` or, for ``v1a``, ``whsk_…``."""
         if body is None:
-            body = _format.write(type, data, id=id, time=time)
+            body = _format.write(type, data, id=id, time=happened or time)
         timestamp = b"%d" % int(time.timestamp())
         signed = b".".join((id.encode(), timestamp, body))
         signature = self._signature(None if key is None else read_standard_signer(key), signed)
@@ -156,7 +159,7 @@ class StandardWebhooks:
         return f"<StandardWebhooks, secrets: {count}>"
 
 
-_format = StandardBody()
+_format = StandardBody(id_in_body=False)
 
 
 def _entries(header: bytes) -> list[tuple[bytes, bytes]]:
@@ -167,8 +170,8 @@ def _entries(header: bytes) -> list[tuple[bytes, bytes]]:
     entries = []
     for part in parts:
         version, _, text = part.partition(b",")
-        well_formed = {b"v1": _is_v1, b"v1a": _is_v1a}.get(version)
-        if not _is_entry(part) or (well_formed and not well_formed(text)):
+        well_formed = _TEXTS.get(version)
+        if not (_is_entry(part) if well_formed is None else well_formed(text)):
             raise MalformedHeader("a signature is not written as <version>,<base64>")
         entries.append((version, text))
     return entries
