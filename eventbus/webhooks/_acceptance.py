@@ -185,9 +185,7 @@ class Acceptance:
         waiting = asyncio.ensure_future(receipt.outcomes())
         try:
             while not await ended_within(clock, waiting, LEASE / 3):
-                await self._settle(
-                    "renew", lambda mine: self._replay.renew(mine, clock.time()), claim
-                )
+                await self._settle("renew", self._renew, claim)
             return waiting.result()
         finally:
             waiting.cancel()

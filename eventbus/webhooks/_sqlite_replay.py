@@ -284,15 +284,15 @@ def _switch_to_wal(connection: sqlite3.Connection, path: Path) -> None:
 
     SQLite's own patience, its time-out, does not cover this statement.
     """
-    mode = ""
-    for pauses_left in reversed(range(round(BUSY_SECONDS / PAUSE))):
+    mode = None
+    pauses = round(BUSY_SECONDS / PAUSE)
+    while mode is None:
         try:
             (mode,) = connection.execute(WAL).fetchone()
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not pauses_left:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or not pauses:
                 raise
+            pauses -= 1
             time.sleep(PAUSE)
-        else:
-            break
     if mode != "wal":
         raise sqlite3.OperationalError(f"{path}: no WAL here, but {mode!r}")

@@ -127,15 +127,11 @@ class WebhookApp:
         return f"<WebhookApp {self.name!r}, {state}: {', '.join(self._receivers)}>"
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                self._closed = False
-                await send({"type": "lifespan.startup.complete"})
-            elif message["type"] == "lifespan.shutdown":
-                await self.aclose()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
+        while (await receive())["type"] == "lifespan.startup":
+            self._closed = False
+            await send({"type": "lifespan.startup.complete"})
+        await self.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._in_flight += 1

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from eventbus.testing import FakeClock
-from eventbus.webhooks._deadline import Deadline, ended_within, within
+from eventbus.webhooks._deadline import Deadline, Rest, begin, ended_within, within
 from tests.helpers import turns
 
 
@@ -116,3 +116,93 @@ class TestEndedWithin:
         clock.advance(3)
         await turns(2)
         assert await looking
+
+
+class TestBegin:
+    async def test_without_a_wait(self) -> None:
+        """Work that never waits is done at once."""
+
+        async def quick() -> int:
+            return 7
+
+        assert begin(quick()) == 7
+
+    async def test_with_some(self) -> None:
+        """Work that waits goes on where it is awaited, in the same task, however often it waits."""
+        tasks = []
+
+        async def slow() -> int:
+            for _ in range(3):
+                tasks.append(asyncio.current_task())
+                await asyncio.sleep(0)
+            return await value()
+
+        rest = begin(slow())
+        assert isinstance(rest, Rest)
+        assert await rest == 7
+        assert tasks == [asyncio.current_task()] * 3
+
+    async def test_a_future(self) -> None:
+        """What it waits for may be any awaitable."""
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(future.set_result, 7)
+        rest = begin(future)
+        assert isinstance(rest, Rest)
+        assert await rest == 7
+
+    async def test_it_may_fail(self) -> None:
+        """What the work raises comes out, before its first wait and after it."""
+
+        async def fail(count: int) -> None:
+            await turns(count)
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            begin(fail(0))
+        rest = begin(fail(2))
+        assert isinstance(rest, Rest)
+        with pytest.raises(LookupError):
+            await rest
+
+    async def test_cancelled(self) -> None:
+        """A cancellation reaches the work, which may clean up, and wait while it does."""
+        said = []
+
+        async def careful() -> None:
+            try:
+                await wait_for_ever()
+            finally:
+                await turns(2)
+                said.append("cleaned up")
+
+        async def run() -> None:
+            rest = begin(careful())
+            assert isinstance(rest, Rest)
+            await rest
+
+        running = asyncio.ensure_future(run())
+        await turns(2)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert said == ["cleaned up"]
+
+    async def test_given_up(self) -> None:
+        """If nobody goes on with it, the work is closed with the coroutine that awaited it."""
+        said = []
+
+        async def careful() -> None:
+            try:
+                await asyncio.sleep(0)
+            finally:
+                said.append("closed")
+
+        async def run() -> None:
+            rest = begin(careful())
+            assert isinstance(rest, Rest)
+            await rest
+
+        coroutine = run()
+        coroutine.send(None)
+        coroutine.close()
+        assert said == ["closed"]

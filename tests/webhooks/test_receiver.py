@@ -15,7 +15,7 @@ from pydantic import BaseModel, field_validator
 
 from eventbus import Catalog, Event, EventBus, Hook, OptionError, Topic
 from eventbus.testing import FakeClock
-from eventbus.webhooks import StandardWebhooks
+from eventbus.webhooks import GitHub, StandardWebhooks
 from eventbus.webhooks._sqlite_replay import SqliteReplayStore
 from eventbus.webhooks.errors import NoMatchingSignature, ReplayStoreFull
 from eventbus.webhooks.receiver import Receiver
@@ -751,6 +751,14 @@ class TestOptions:
         """The first argument is the bus."""
         with pytest.raises(OptionError, match="EventBus"):
             Receiver(StandardWebhooks(SECRET), SCHEME)  # type: ignore[arg-type]
+
+    def test_the_limit_of_a_body(self) -> None:
+        """A body may have 1 MiB, or what the scheme's senders need, or what the user says."""
+        bus = EventBus()
+        github = GitHub("a secret of more than sixteen bytes")
+        assert Receiver(bus, SCHEME).max_body == 1024 * 1024
+        assert Receiver(bus, github).max_body == 25 * 1024 * 1024
+        assert Receiver(bus, github, max_body=1000).max_body == 1000
 
     def test_a_store_of_its_own(self) -> None:
         """By default each receiver remembers for itself."""

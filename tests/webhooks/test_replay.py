@@ -438,6 +438,20 @@ class TestSqlite:
         other.close()
         assert pauses == [0.01]
 
+    async def test_a_new_file_that_others_keep_to_themselves(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """If that takes too long, the call fails."""
+        monkeypatch.setattr("eventbus.webhooks._sqlite_replay.BUSY_SECONDS", 0.03)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        with (
+            SqliteReplayStore(path) as store,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            await store.claim(KEY, 300, NOW)
+        other.close()
+
     async def test_no_wal_is_an_error(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where the file system allows no WAL, the store says so instead of going on without."""
         monkeypatch.setattr("eventbus.webhooks._sqlite_replay.WAL", "PRAGMA journal_mode = DELETE")
