@@ -86,6 +86,14 @@ def test_texts_and_keys(body: bytes, text: str) -> None:
     assert text_of(body) == text
 
 
+def test_numbers_in_strings_stay() -> None:
+    """What looks like a number in a string is left alone, wherever quotes and backslashes stand."""
+    body = rb'["\"1.0","\\",1.0,"\\\",1.0,","1e21",1e21,"9007199254740993",9007199254740993]'
+    assert text_of(body) == (
+        r'["\"1.0","\\",1,"\\\",1.0,","1e21",1e+21,"9007199254740993",9007199254740992]'
+    )
+
+
 def test_integers_beyond_every_double() -> None:
     """JavaScript reads infinity, and nobody has signed that."""
     with pytest.raises(ValueError, match="double"):
