@@ -237,6 +237,15 @@ def test_an_unsigned_id_decides_nothing() -> None:
     assert len(keys(signed=True)) == 2
 
 
+def test_a_signed_header_decides_before_the_body() -> None:
+    """Where the scheme signs an id, that one says what is a duplicate, whatever a reader finds."""
+    keys = {
+        verify(V1.scheme, V1.sign(id="msg_1"), body=lambda *_, each=each: each)[1].key
+        for each in (Envelope("a", None, "1", id_is_signed=True), Envelope("a", None))
+    }
+    assert len(keys) == 1
+
+
 # ---- Order, and what errors say
 
 
