@@ -48,9 +48,20 @@ from eventbus.testing import (
     fake_time,
     replace,
     settle,
+    sign,
     simulate,
     watch,
 )
+from eventbus.webhooks import (
+    BlockletServer,
+    ComponentSignature,
+    GitHub,
+    HmacSignature,
+    Receiver,
+    StandardWebhooks,
+    Stripe,
+)
+from eventbus.webhooks.bodies import Envelope, PaymentKitBody
 
 
 @dataclass
@@ -281,6 +292,31 @@ async def returns_int() -> int:
 
 assert_type(simulate(scenario, seeds=[1, 2]), Simulated)
 assert_type(simulate(returns_int), Simulated)
+
+
+# ---- Webhooks
+
+
+def read_body(content: Any, request: Any) -> Envelope:
+    return Envelope(content["kind"], content, id=content["id"], id_is_signed=True)
+
+
+def read_nothing(content: Any) -> Envelope:
+    return Envelope("a", content)
+
+
+async def receive(bus: EventBus) -> None:
+    Receiver(bus, StandardWebhooks(["whsec_", b"raw"], tolerance=60, svix_headers=True))
+    Receiver(bus, Stripe("whsec_"), topic="stripe.{type}")
+    Receiver(bus, GitHub(("old", "new")), topic=lambda envelope: f"github.{envelope.type}")
+    Receiver(bus, ComponentSignature("0x"), body=PaymentKitBody())
+    Receiver(bus, BlockletServer("secret"), ack="handled")
+    receiver = Receiver(bus, HmacSignature("secret", header="X-Signature"), body=read_body)
+    Receiver(bus, GitHub("secret"), body=read_nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - one argument too few
+    ComponentSignature(b"secret")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - text alone
+    request = sign(Stripe("whsec_"), "invoice.paid", {"id": "in_1"}, time=1_740_000_000.0)
+    assert_type(request.headers, list[tuple[bytes, bytes]])
+    assert_type(receiver.verify(*request), Event[Any])
 
 
 # ---- What applications bring
