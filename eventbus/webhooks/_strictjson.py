@@ -108,9 +108,11 @@ def _may_be_infinite(shape: bytes) -> bool:
     After fewer than 100 digits that takes an exponent of three digits or more. Ids are full of
     shorter ones: ``3e4``.
     """
+    if _LONG in shape and (b"0e0" in shape or b"0e+0" in shape):
+        return True
     if b"0e000" in shape or b"0e+000" in shape:
         return shape.startswith(b"0") or _large_exponent(shape) is not None
-    return _LONG in shape and (b"0e0" in shape or b"0e+0" in shape)
+    return False
 
 
 def _depth(bare: bytes) -> int:

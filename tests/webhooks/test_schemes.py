@@ -223,8 +223,16 @@ def test_every_secret_is_tried(name: str, scheme: Any) -> None:
         ("stripe", Stripe([STRIPE, "whsec_new-secret-of-the-endpoint"])),
         ("github", GitHub([GITHUB, "the new secret of the hook"])),
         ("blocklet", BlockletServer([BLOCKLET, "0" * 64])),
+        (
+            "shopify",
+            HmacSignature(
+                ["hush-this-is-the-secret-of-the-app", "the new secret of the app"],
+                header="X-Shopify-Hmac-Sha256",
+                encoding="base64",
+            ),
+        ),
     ],
-    ids=["v1", "stripe", "github", "blocklet"],
+    ids=["v1", "stripe", "github", "blocklet", "shopify"],
 )
 def test_no_secret_spoils_another(name: str, scheme: Any) -> None:
     """That the last secret or signature does not fit takes nothing from one that does."""

@@ -303,6 +303,10 @@ def test_requests_are_kept_as_they_came() -> None:
     assert request.body == b"x"
     with pytest.raises(errors.DuplicateHeader, match="a came 2 times"):
         request.header(b"a")
+    empty = read_request("PUT", "/x", [(b"a", b""), (b"a", b"x")], b"")
+    with pytest.raises(errors.DuplicateHeader):
+        empty.header(b"a")
+    assert empty.header(b"b") is None
 
 
 CLASSES = [
