@@ -352,6 +352,7 @@ class TestSqlite:
         child = os.fork()
         if not child:  # pragma: no cover - coverage cannot see that child
             status = 1
+            signal.alarm(30)  # a child that hangs must not outlive its test
             try:
                 status = fork_child(store)
             finally:
