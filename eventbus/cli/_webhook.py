@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -49,9 +50,8 @@ def listen(  # noqa: PLR0917 - typer makes options of them
         list[str] | None,
         typer.Option(
             "--secret",
-            envvar=SECRET,
             help="May be given several times. For component: a public key, 0x….",
-            show_default=False,
+            show_default=f"those in {SECRET}",
         ),
     ] = None,
     path: Annotated[str, typer.Option("--path", help="Where the receiver is.")] = "/webhook",
@@ -78,7 +78,7 @@ def listen(  # noqa: PLR0917 - typer makes options of them
     bus = load(target)
     store = MemoryReplayStore() if replay is None else SqliteReplayStore(replay)
     try:
-        found = receiving(scheme, _some(secret))
+        found = receiving(scheme, _secrets(secret))
         receiver = Receiver(bus, found, topic=topic, ack=ack, replay=store)
         app = WebhookApp({path: receiver})
         listener = listen_on(host, port)
@@ -106,9 +106,8 @@ def send(  # noqa: PLR0917 - typer makes options of them
         str | None,
         typer.Option(
             "--secret",
-            envvar=SECRET,
             help="For component: the app's secret key, 0x….",
-            show_default=False,
+            show_default=f"the first in {SECRET}",
         ),
     ] = None,
     concurrency: Annotated[
@@ -133,10 +132,8 @@ def send(  # noqa: PLR0917 - typer makes options of them
     from eventbus.cli._post import Post, Url
     from eventbus.cli._schemes import sending
 
-    if not secret:
-        refuse(f"no secret: set {SECRET}, or pass --secret")
     try:
-        target, sender = Url.parse(url), sending(scheme, secret)
+        target, sender = Url.parse(url), sending(scheme, _secrets(secret)[0])
     except ValueError as error:
         refuse(str(error))
     with opened(source) as (file, size):
@@ -144,7 +141,9 @@ def send(  # noqa: PLR0917 - typer makes options of them
         raise typer.Exit(_send(post, source, size))
 
 
-def _some(secrets: list[str] | None) -> list[str]:
+def _secrets(given: str | list[str] | None) -> list[str]:
+    """The secrets of the command line, else those of the environment. Refuses none."""
+    secrets = [given] if isinstance(given, str) else given or os.environ.get(SECRET, "").split()
     if not secrets:
         refuse(f"no secret: set {SECRET}, or pass --secret")
     return secrets
