@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -53,13 +54,19 @@ from eventbus.testing import (
     watch,
 )
 from eventbus.webhooks import (
+    Answer,
     BlockletServer,
+    Claim,
     ComponentSignature,
     GitHub,
     HmacSignature,
+    MemoryReplayStore,
     Receiver,
+    ReplayStore,
+    SqliteReplayStore,
     StandardWebhooks,
     Stripe,
+    WebhookApp,
 )
 from eventbus.webhooks.bodies import Envelope, PaymentKitBody
 
@@ -317,6 +324,23 @@ async def receive(bus: EventBus) -> None:
     request = sign(Stripe("whsec_"), "invoice.paid", {"id": "in_1"}, time=1_740_000_000.0)
     assert_type(request.headers, list[tuple[bytes, bytes]])
     assert_type(receiver.verify(*request), Event[Any])
+    answer = await receiver.accept(*request)
+    assert_type(answer, Answer)
+    assert_type((answer.status, answer.event), tuple[int, Event[Any] | None])
+    assert_type(receiver.statistics().refused, Mapping[str, int])
+    Receiver(bus, GitHub("secret"), ack="later")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - no such word
+    async with WebhookApp({"/hook": receiver}, max_in_flight=8) as app:
+        assert_type(app, WebhookApp)
+
+
+async def remember(key: bytes, now: float) -> None:
+    stores: list[ReplayStore] = [MemoryReplayStore(1000), SqliteReplayStore("hooks.db", keep=3600)]
+    for store in stores:
+        claim = await store.claim(key, 300.0, now)
+        assert_type(claim, Claim | None)
+        if claim is not None:
+            assert_type(await store.renew(claim, now), bool)
+            await store.done(claim)
 
 
 # ---- What applications bring
