@@ -72,6 +72,8 @@ class Acceptance:
     ) -> None:
         self._bus = bus
         self._replay = replay
+        # A subclass may have a method that waits.
+        self._in_memory = replay if type(replay) is MemoryReplayStore else None
         self._ack = ack
         self._deadline = deadline
         self._ledger = ledger
@@ -89,8 +91,8 @@ class Acceptance:
         if self._bus._unturned >= TURN_EVERY:
             await give_turn(self._bus)
         started = self._bus._clock.monotonic()
-        if isinstance(self._replay, MemoryReplayStore):
-            begun = self._admit_at_once(self._replay, event, key, remember, now)
+        if self._in_memory is not None:
+            begun = self._admit_at_once(self._in_memory, event, key, remember, now)
             if begun is None or isinstance(begun, Receipt):
                 return None if begun is None else begun.event
         else:
@@ -210,13 +212,8 @@ class Acceptance:
         try:
             await within(self._bus._clock, self._deadline, call(claim))
         except Exception as error:
-            self._ledger.tell(
-                "webhook.unsettled",
-                "error",
-                "replay_store_unavailable",
-                error,
-                lambda: {"step": step},
-            )
+            code = ReplayStoreUnavailable.code
+            self._ledger.tell("webhook.unsettled", "error", code, error, lambda: {"step": step})
 
 
 async def give_turn(bus: EventBus) -> None:
@@ -255,10 +252,9 @@ class _Line:
 
     def __init__(self, ticket: Ticket) -> None:
         self._ticket = ticket
-        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._future = future
-        ticket.accept = lambda receipt: future.done() or future.set_result(receipt)  # type: ignore[func-returns-value]
-        ticket.fail = lambda error: future.done() or future.set_exception(error)  # type: ignore[func-returns-value]
+        self._future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        ticket.accept = self._accept
+        ticket.fail = self._fail
 
     async def accepted(self, clock: Clock, seconds: float) -> Receipt:
         """Wait for so many seconds at most.
@@ -274,6 +270,14 @@ class _Line:
             raise Backpressure(f"a queue has been full for {seconds:g} s") from None
         finally:
             self._ticket.withdraw()
+
+    def _accept(self, receipt: Receipt) -> None:
+        if not self._future.done():
+            self._future.set_result(receipt)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
 
 
 def explain(error: Exception) -> WebhookError:

@@ -328,8 +328,9 @@ class TestBackpressure:
             await bus.settle()
         assert clock.monotonic() == NOW
 
+    @pytest.mark.parametrize("late", [False, True])
     async def test_room_in_the_very_last_turn(
-        self, bus: EventBus, gate: asyncio.Event, store: ReplayStore, clock: FakeClock
+        self, bus: EventBus, gate: asyncio.Event, store: ReplayStore, clock: FakeClock, late: bool
     ) -> None:
         """If the bus accepts in the turn in which the time is over, it has accepted."""
         receiver = Receiver(bus, SCHEME, replay=store)
@@ -339,10 +340,29 @@ class TestBackpressure:
         accepting = asyncio.ensure_future(receiver.accept(*request(id="msg_2")))
         await until(lambda: bool(bus._tickets))
         gate.set()
+        if late:
+            clock.advance(3)
         bus.subscriptions[0].unsubscribe()  # nobody is in the way any more
-        clock.advance(3)
+        if not late:
+            clock.advance(3)
         assert (await accepting).status == 200
         assert (await receiver.accept(*request(id="msg_2"))).body == b'{"duplicate":true}'
+
+    async def test_a_bus_that_closes_in_the_very_last_turn(
+        self, bus: EventBus, gate: asyncio.Event, store: ReplayStore, clock: FakeClock
+    ) -> None:
+        """A bus that refuses in the turn in which the time is over has refused."""
+        receiver = Receiver(bus, SCHEME, replay=store)
+        for number in range(2):
+            await receiver.accept(*request(id=f"msg_{number}"))
+            await turns(5)
+        accepting = asyncio.ensure_future(receiver.accept(*request(id="msg_2")))
+        await until(lambda: bool(bus._tickets))
+        closing = asyncio.ensure_future(bus.aclose())  # it begins before the other wakes
+        clock.advance(3)
+        assert (await accepting).status == 503
+        gate.set()
+        await closing
 
     async def test_a_closed_bus(self, bus: EventBus, store: ReplayStore) -> None:
         """While the bus is closed it is 503; the retry works when it is open again."""
