@@ -26,11 +26,13 @@ from eventbus.webhooks._request import read_request
 from eventbus.webhooks._strictjson import parse_json
 from eventbus.webhooks.errors import DuplicateHeader, MalformedHeader, WebhookError
 from tests.webhooks.samples import GITHUB, SLACK, STRIPE, WHSEC, slack
+from tests.webhooks.standing import standing_at
 
 if TYPE_CHECKING:
     from eventbus.webhooks._scheme import Scheme
 
-NOW = int(time.time())  # the peers ask the clock themselves
+NOW = int(time.time())
+clock = standing_at(NOW)
 BODY = b'{"type":"a","data":1}'
 
 standard = StandardWebhooks(WHSEC)

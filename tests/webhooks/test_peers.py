@@ -24,9 +24,11 @@ from eventbus.webhooks import GitHub, StandardWebhooks, Stripe
 from eventbus.webhooks._request import read_request
 from eventbus.webhooks.errors import VerificationError
 from tests.webhooks.samples import GITHUB, SLACK, STRIPE, WHSEC, slack
+from tests.webhooks.standing import standing_at
 
 CASES = 500
-NOW = int(time.time())  # the peers ask the clock themselves
+NOW = int(time.time())
+clock = standing_at(NOW)
 
 standard = StandardWebhooks(WHSEC, svix_headers=True)
 
