@@ -4,6 +4,8 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-for requirement in project["dependencies"] + project["optional-dependencies"]["cli"]:
-    name, bound = requirement.split(">=")
-    print(f"{name}=={bound}")
+extras = project["optional-dependencies"]
+for requirement in project["dependencies"] + extras["cli"] + extras["webhooks"]:
+    name, _, bound = requirement.partition(">=")
+    if bound:  # one extra may name another
+        print(f"{name}=={bound}")

@@ -6,14 +6,20 @@ import sys
 
 __all__ = ["main"]
 
-EXTRA = ("typer", "rich", "click")
-"""What the extra ``cli`` brings; versions of typer differ in whether they need the last."""
+EXTRA = (
+    *("typer", "rich", "click"),  # versions of typer differ in whether they need the last
+    *("uvicorn", "httpx2"),
+    *("cryptography", "jiter", "rfc8785"),
+)
+"""What the extra ``cli`` brings."""
 
 
 def main() -> None:
     """Run the command line. Without the extra ``cli``, say how to install it and exit with 2."""
     try:
         from eventbus.cli import app
+
+        app(prog_name="eventbus")
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
@@ -23,7 +29,6 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
-    app(prog_name="eventbus")
 
 
 if __name__ == "__main__":

@@ -708,10 +708,10 @@ class TestProcess:
         assert result.returncode == 2
         assert "no module named" in result.stderr
 
-    @pytest.mark.parametrize("missing", ["typer", "rich"])
+    @pytest.mark.parametrize("missing", ["typer", "rich", "uvicorn", "httpx2", "cryptography"])
     def test_without_the_extra(self, missing: str) -> None:
-        """Without typer and rich, the command says which extra to install, and exits with 2."""
-        result = run_python("-c", START.format(missing))
+        """Without a package of the extra, the command names the extra, and exits with 2."""
+        result = run_python("-c", START.format(missing), "demo")
         assert (result.returncode, result.stdout) == (2, "")
         assert "pip install 'eventbus[cli]'" in result.stderr
         assert "Traceback" not in result.stderr

@@ -126,6 +126,18 @@ def test_code(text: str) -> None:
     assert f'    |   "source": "{shop.PAYMENT_KIT_DID}",\n' in text
 
 
+def test_requests(text: str) -> None:
+    """Events come in as signed requests over HTTP; a replay and a forgery reach nobody."""
+    assert "    | POST /api/payment/callback HTTP/1.1\n" in text
+    assert text.count("⇢ POST /api/payment/callback           signed by Payment Kit") == 12
+    knock = text[text.index("Somebody else at the door") : text.index("The morning after")]
+    assert re.findall(r"[✓✗] HTTP (\d+) +(.*)", knock) == [
+        ("200", '{"duplicate":true}'),
+        ("401", '{"error":"verify sig failed"}'),
+    ]
+    assert "▶" not in knock
+
+
 def test_causation(text: str) -> None:
     """It ends with the tree of what caused what."""
     tree = text[text.index("What caused what") :].splitlines()

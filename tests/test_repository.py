@@ -39,8 +39,9 @@ LAYERS = (
     # what applications import
     "__init__",
 )
-EDGES = ("__main__ cli demo", "testing")
-"""Above all layers. An edge imports what it likes from below, and nothing of another edge."""
+EDGES = ("webhooks", "testing", "__main__ cli demo")
+"""Above all layers, one above the other: tests have contracts for webhooks, commands use both.
+Nothing of a layer imports an edge."""
 
 
 class Import(NamedTuple):
@@ -119,8 +120,6 @@ def level_of(module: str) -> int:
 
 
 def may_import(importer: str, imported: str) -> bool:
-    if level_of(imported) >= len(LAYERS):
-        return level_of(imported) == level_of(importer)
     return level_of(imported) <= level_of(importer)
 
 
@@ -187,6 +186,7 @@ def test_import_loads_only_what_it_needs() -> None:
         "eventbus.cli",
         "eventbus.demo",
         "eventbus.testing",
+        "eventbus.webhooks",
         "pydantic",
         "rich",
         "structlog",
@@ -218,7 +218,7 @@ def public_modules() -> list[str]:
 
     Of the command line, the commands are public, and no name in its modules.
     """
-    commands = EDGES[0].split()
+    commands = EDGES[-1].split()
     names = [
         name
         for name in module_files()

@@ -5,30 +5,25 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
-import stat
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eventbus.cli import _show
-from eventbus.cli._feed import Feed, Source
-from eventbus.cli._load import BusNotFound, load_bus
+from eventbus.cli._common import FAILED, INTERRUPTED, Target, load, opened, refuse
+from eventbus.cli._feed import Feed
+from eventbus.cli._webhook import webhook
 from eventbus.errors import BusClosed, PatternError, TopicError
 from eventbus.payment_kit import PAYMENT_KIT
 
 if TYPE_CHECKING:
     from eventbus.bus import EventBus
+    from eventbus.cli._feed import Source
 
 __all__ = ["app"]
-
-FAILED = 1
-USAGE = 2
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="eventbus",
@@ -39,13 +34,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Target = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODULE:BUS",
-        help="Where the bus is, for example shop.events:bus. The current directory is importable.",
-    ),
-]
+app.add_typer(webhook)
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -92,15 +82,15 @@ def run(
     are counted, and are no failures); 2 for wrong usage; 130 after Ctrl-C, which gives running
     handlers two seconds.
     """
-    bus = _load(target)
-    with _opened(source) as (file, size):
+    bus = load(target)
+    with opened(source) as (file, size):
         raise typer.Exit(_run(bus, source, file, size, stop_on_error=stop_on_error))
 
 
 @app.command(short_help="Say who listens to what on a bus.")
 def describe(target: Target, json: AsJson = False) -> None:
     """Say who listens to what on a bus, written and registered where, with what options."""
-    bus = _load(target)
+    bus = load(target)
     infos = bus.describe()
     if json:
         typer.echo(_show.as_json([_shallow(info) for info in infos]))
@@ -115,11 +105,11 @@ def explain(
     json: AsJson = False,
 ) -> None:
     """Say whom an event on a topic would reach, through which pattern, and who just misses it."""
-    bus = _load(target)
+    bus = load(target)
     try:
         explanation = bus.explain(topic)
     except TopicError as error:
-        _refuse(str(error))
+        refuse(str(error))
     if json:
         typer.echo(_show.as_json(dataclasses.asdict(explanation)))
     else:
@@ -138,7 +128,7 @@ def catalog(
     try:
         topics = PAYMENT_KIT.matching(pattern)
     except PatternError as error:
-        _refuse(str(error))
+        refuse(str(error))
     if json:
         found = [{"name": topic.name, "description": topic.description} for topic in topics]
         typer.echo(_show.as_json(found))
@@ -201,34 +191,6 @@ def _show_end(bus: EventBus, feed: Feed, name: str, seconds: float) -> None:
     )
     console.print()
     console.print(_show.accounts(bus))
-
-
-@contextmanager
-def _opened(name: str) -> Iterator[tuple[Source, int | None]]:
-    """The file, unbuffered, and its size in bytes if it has one. Refuses what cannot be opened."""
-    if name == "-":
-        # The raw file returns what there is, and holds no lock that the end of the process needs.
-        yield getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), None
-        return
-    try:
-        file = Path(name).open("rb", buffering=0)  # noqa: SIM115 - closed below
-        status = Path(name).stat()
-    except (OSError, ValueError) as error:
-        _refuse(f"cannot open {name!r}: {getattr(error, 'strerror', None) or error}")
-    with file:
-        yield file, status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-def _load(target: str) -> EventBus:
-    try:
-        return load_bus(target)
-    except BusNotFound as error:
-        _refuse(str(error))
-
-
-def _refuse(message: str) -> NoReturn:
-    typer.echo(f"eventbus: {message}", err=True)
-    raise typer.Exit(USAGE)
 
 
 def _shallow(value: Any) -> dict[str, Any]:

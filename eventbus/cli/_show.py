@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -32,6 +32,7 @@ __all__ = [
     "as_json",
     "make_console",
     "make_progress",
+    "show_answers",
     "show_catalog",
     "show_explanation",
     "show_subscriptions",
@@ -105,6 +106,22 @@ def _cells(values: list[int]) -> list[Text]:
         Text(f"{value:,}", style=styles.get(name, "") if value else "dim")
         for name, value in zip(ENDS, values, strict=True)
     ]
+
+
+def show_answers(console: Console, answers: Mapping[str, int], seconds: float) -> None:
+    """How often each answer came."""
+    total = sum(answers.values())
+    speed = f"{total / seconds:,.0f} a second" if seconds else "at once"
+    console.print(f"{total:,} events posted in {seconds:.2f} s ({speed}).", soft_wrap=True)
+    if not answers:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    table.add_column("answer", overflow="fold")
+    table.add_column("events", justify="right")
+    for said, count in sorted(answers.items()):
+        table.add_row(Text(said, style="green" if said.startswith("2") else "red"), f"{count:,}")
+    console.print()
+    console.print(table)
 
 
 def show_subscriptions(console: Console, bus: EventBus, infos: Iterable[SubscriptionInfo]) -> None:

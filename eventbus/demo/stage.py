@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from eventbus.dead_letters import DeadLetter
     from eventbus.event import Event, RunningDelivery
     from eventbus.receipt import Outcome
+    from eventbus.testing import SignedRequest
 
 __all__ = ["Stage"]
 
@@ -47,11 +48,24 @@ PAUSE: Final = 0.3
 WIDTH: Final = 100
 """Nothing is drawn wider than this, in columns. Plain lines are as long as they are."""
 
-SIGNS: Final = {"event": "▶", "handled": "✓", "retry": "↻", "failed": "✗", "run": "●"}
-PLAIN_SIGNS: Final = {"event": ">", "handled": "+", "retry": "~", "failed": "!", "run": "*"}
+SIGNS: Final = {"http": "⇢", "event": "▶", "handled": "✓", "retry": "↻", "failed": "✗", "run": "●"}
+PLAIN_SIGNS: Final = {
+    "http": "=",
+    "event": ">",
+    "handled": "+",
+    "retry": "~",
+    "failed": "!",
+    "run": "*",
+}
 """For encodings that lack the former."""
 
-STYLES: Final = {"event": "bold cyan", "handled": "green", "retry": "yellow", "failed": "bold red"}
+STYLES: Final = {
+    "http": "blue",
+    "event": "bold cyan",
+    "handled": "green",
+    "retry": "yellow",
+    "failed": "bold red",
+}
 
 
 @dataclass(slots=True)
@@ -107,10 +121,32 @@ class Stage(Hook):
             self._print(Text(f"== {heading} =="))
             self._print(Text(textwrap.fill(text, 80)))
 
-    def payload(self, envelope: dict[str, Any]) -> None:
-        """An event as it comes in."""
-        text = json.dumps(envelope, indent=2)
-        self._box(text, "json", "Payment Kit sends")
+    def request(self, request: SignedRequest) -> None:
+        """A request as it comes in. What is different each time is told in words."""
+        words = {
+            b"x-component-sig": "0x… (Ed25519, over SHA3-256 of body, method, path and times)",
+            b"x-component-sig-iat": "… (when it was signed)",
+            b"x-component-sig-exp": "… (300 s later)",
+        }
+        lines = [
+            f"{request.method} {request.target} HTTP/1.1",
+            *(
+                f"{name.decode()}: {words.get(name) or text.decode()}"
+                for name, text in request.headers
+            ),
+            "",
+            json.dumps(json.loads(request.body), indent=2),
+        ]
+        self._box("\n".join(lines), "http", "Payment Kit sends")
+
+    def posted(self, request: SignedRequest, who: str) -> None:
+        """A request goes over the network."""
+        self._line(0, "http", f"{request.method} {request.target}", who)
+
+    def answered(self, answer: str) -> None:
+        """What was answered."""
+        status, _, text = answer.partition(" ")
+        self._line(1, "handled" if status == "200" else "failed", f"HTTP {status}", text)
 
     def code(self, handler: Callable[..., Any]) -> None:
         """The source of a handler, if it is there to be read."""
@@ -218,7 +254,7 @@ class Stage(Hook):
 
     def _line(self, depth: int, sign: str, name: str, text: str) -> None:
         seconds = time.monotonic() - self._started
-        is_event = sign == "event"
+        is_event = sign in {"event", "http"}
         width = 36 - 2 * depth if is_event else 19
         head = Text.assemble(
             (f"{seconds:5.2f} s  ", "dim"),

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from eventbus.demo import shop
+from eventbus.demo.door import Door, open_door
 from eventbus.demo.stage import Stage
 from eventbus.instrumentation import Hook
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from eventbus.event import EventFields
+    from eventbus.testing import SignedRequest
 
 __all__ = ["payment_kit_event", "tell"]
 
@@ -52,8 +53,9 @@ def _invoice(number: int, customer: str, cents: str = "990") -> dict[str, Any]:
 SCENES = (
     Scene(
         "Ada checks out",
-        "Somebody announces one fact. Handlers react, and announce facts of their own: nested "
-        "events. Every handler sees them in the order in which they were published.",
+        "Payment Kit posts one fact to the shop, signed; a receiver verifies it and publishes it "
+        "on the bus. Handlers react, and announce facts of their own: nested events. Every handler "
+        "sees them in the order in which they were published.",
         (
             Fact(
                 "checkout.session.completed",
@@ -125,26 +127,43 @@ async def tell(console: Console) -> None:
     shop.watch.audience = stage
     try:
         with _quiet_log(), stage:
-            async with shop.bus:
-                for scene in SCENES:
-                    await _play(stage, scene)
+            async with shop.bus, open_door(shop.bus) as door:
+                requests = [await _play(stage, door, scene) for scene in SCENES]
+                await _knock(stage, door, requests[-1])
                 await _repair(stage)
             stage.finish()
     finally:
         shop.watch.audience = Hook()
 
 
-async def _play(stage: Stage, scene: Scene) -> None:
+async def _play(stage: Stage, door: Door, scene: Scene) -> SignedRequest:
+    """Play a scene. Returns its last request."""
     stage.scene(scene.title, scene.text)
+    requests = [door.sign(payment_kit_event(fact)) for fact in scene.facts]
     if scene.shows_payload:
-        stage.payload(payment_kit_event(scene.facts[0]))
+        stage.request(requests[0])
     if scene.code is not None:
         stage.code(scene.code)
     await stage.pause()
-    for fact in scene.facts:
-        data, fields = _published(fact)
-        await shop.bus.publish(fact.type, data, **fields)
+    for request in requests:
+        stage.posted(request, "signed by Payment Kit")
+        answer = await door.post(request)
+        assert answer == '200 {"accepted":true}', answer
     await shop.bus.settle()
+    return requests[-1]
+
+
+async def _knock(stage: Stage, door: Door, request: SignedRequest) -> None:
+    stage.scene(
+        "Somebody else at the door",
+        "The last request comes once more, as senders do that missed the answer, and attackers "
+        "that were listening. Then with another body. Neither reaches a handler.",
+    )
+    await stage.pause()
+    forged = request._replace(body=request.body.replace(b"cus_ada", b"cus_eve"))
+    for each, who in ((request, "the same again"), (forged, "forged")):
+        stage.posted(each, who)
+        stage.answered(await door.post(each))
 
 
 async def _repair(stage: Stage) -> None:
@@ -164,25 +183,22 @@ async def _repair(stage: Stage) -> None:
 
 def payment_kit_event(fact: Fact) -> dict[str, Any]:
     """The envelope in which Payment Kit's own event bus would hand the fact over."""
-    data, fields = _published(fact)
+    names = {"cs": "CheckoutSession", "sub": "Subscription", "in": "Invoice"}
+    subject = fact.object["id"]
     return {
-        "id": "evt_T2UiJ2VHUxVo3J6BuULkrp15",
+        "id": f"evt_{fact.type.replace('.', '_')}_{subject}",
         "type": fact.type,
         "source": shop.PAYMENT_KIT_DID,
         "spec_version": "1.0.0",
         "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        **(fields.get("attributes") or {}),
-        "data": data,
+        "object_type": names[subject.partition("_")[0]],
+        "object_id": subject,
+        "data": {
+            "type": "application/json",
+            "object": fact.object,
+            "previous_attributes": fact.before,
+        },
     }
-
-
-def _published(fact: Fact) -> tuple[dict[str, Any], EventFields]:
-    """What a receiver publishes of a fact: Payment Kit's data, and what else travels with it."""
-    names = {"cs": "CheckoutSession", "sub": "Subscription", "in": "Invoice"}
-    subject = fact.object["id"]
-    data = {"type": "application/json", "object": fact.object, "previous_attributes": fact.before}
-    attributes = {"object_type": names[subject.partition("_")[0]], "object_id": subject}
-    return data, {"subject": subject, "attributes": attributes}
 
 
 @contextmanager

@@ -7,6 +7,7 @@
 `watch`                  checks at the end of a block what went wrong without anybody looking
 `FakeClock`, `fake_time` time-outs and retries without waiting
 `settle`                 until nothing is pending, for a bounded time
+`sign`                   the request that a webhook's sender would send
 `wait_all_tasks_blocked` until nothing goes on by itself
 `simulate`               runs a coroutine in many orders of events, and finds those that break it
 =======================  =========================================================================
@@ -21,6 +22,7 @@ from eventbus.testing._clock import FakeClock, fake_time
 from eventbus.testing._failures import ExpectedFailure, expect_failure
 from eventbus.testing._replace import Replaced, replace
 from eventbus.testing._settle import settle
+from eventbus.testing._sign import SignedRequest, sign
 from eventbus.testing._simulate import (
     Deadlock,
     Livelock,
@@ -38,6 +40,7 @@ __all__ = [
     "FakeClock",
     "Livelock",
     "Replaced",
+    "SignedRequest",
     "Simulated",
     "Simulation",
     "SimulationError",
@@ -46,6 +49,7 @@ __all__ = [
     "fake_time",
     "replace",
     "settle",
+    "sign",
     "simulate",
     "wait_all_tasks_blocked",
     "watch",

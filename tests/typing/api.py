@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -48,9 +49,26 @@ from eventbus.testing import (
     fake_time,
     replace,
     settle,
+    sign,
     simulate,
     watch,
 )
+from eventbus.webhooks import (
+    Answer,
+    BlockletServer,
+    Claim,
+    ComponentSignature,
+    GitHub,
+    HmacSignature,
+    MemoryReplayStore,
+    Receiver,
+    ReplayStore,
+    SqliteReplayStore,
+    StandardWebhooks,
+    Stripe,
+    WebhookApp,
+)
+from eventbus.webhooks.bodies import Envelope, PaymentKitBody
 
 
 @dataclass
@@ -281,6 +299,48 @@ async def returns_int() -> int:
 
 assert_type(simulate(scenario, seeds=[1, 2]), Simulated)
 assert_type(simulate(returns_int), Simulated)
+
+
+# ---- Webhooks
+
+
+def read_body(content: Any, request: Any) -> Envelope:
+    return Envelope(content["kind"], content, id=content["id"], id_is_signed=True)
+
+
+def read_nothing(content: Any) -> Envelope:
+    return Envelope("a", content)
+
+
+async def receive(bus: EventBus) -> None:
+    Receiver(bus, StandardWebhooks(["whsec_", b"raw"], tolerance=60, svix_headers=True))
+    Receiver(bus, Stripe("whsec_"), topic="stripe.{type}")
+    Receiver(bus, GitHub(("old", "new")), topic=lambda envelope: f"github.{envelope.type}")
+    Receiver(bus, ComponentSignature("0x"), body=PaymentKitBody())
+    Receiver(bus, BlockletServer("secret"), ack="handled")
+    receiver = Receiver(bus, HmacSignature("secret", header="X-Signature"), body=read_body)
+    Receiver(bus, GitHub("secret"), body=read_nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - one argument too few
+    ComponentSignature(b"secret")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - text alone
+    request = sign(Stripe("whsec_"), "invoice.paid", {"id": "in_1"}, time=1_740_000_000.0)
+    assert_type(request.headers, list[tuple[bytes, bytes]])
+    assert_type(receiver.verify(*request), Event[Any])
+    answer = await receiver.accept(*request)
+    assert_type(answer, Answer)
+    assert_type((answer.status, answer.event), tuple[int, Event[Any] | None])
+    assert_type(receiver.statistics().refused, Mapping[str, int])
+    Receiver(bus, GitHub("secret"), ack="later")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType] - no such word
+    async with WebhookApp({"/hook": receiver}, max_in_flight=8) as app:
+        assert_type(app, WebhookApp)
+
+
+async def remember(key: bytes, now: float) -> None:
+    stores: list[ReplayStore] = [MemoryReplayStore(1000), SqliteReplayStore("hooks.db", keep=3600)]
+    for store in stores:
+        claim = await store.claim(key, 300.0, now)
+        assert_type(claim, Claim | None)
+        if claim is not None:
+            assert_type(await store.renew(claim, now), bool)
+            await store.done(claim)
 
 
 # ---- What applications bring
