@@ -25,7 +25,8 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="MODULE:BUS",
-        help="Where the bus is, for example shop.events:bus. The current directory is importable.",
+        help="Where the bus is, for example shop.app:bus. Name a module that imports the handlers, "
+        "too. The current directory is importable.",
     ),
 ]
 
@@ -47,11 +48,18 @@ def opened(name: str) -> Iterator[tuple[Source, int | None]]:
 
 
 def load(target: str) -> EventBus:
-    """The bus that ``MODULE:BUS`` names. Refuses what names none."""
+    """The bus that ``MODULE:BUS`` names. Refuses what names none; warns if nothing listens to it.
+
+    A bus often stands in a module of its own, which does not import those that subscribe to it.
+    """
     try:
-        return load_bus(target)
+        bus = load_bus(target)
     except BusNotFound as error:
         refuse(str(error))
+    if not bus.subscriptions:
+        cure = "name one that imports the handlers, too"
+        typer.echo(f"eventbus: nothing that {target} imports subscribes to it: {cure}", err=True)
+    return bus
 
 
 def refuse(message: str) -> NoReturn:

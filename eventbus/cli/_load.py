@@ -27,7 +27,7 @@ def load_bus(target: str) -> EventBus:
     """
     module_name, colon, path = target.partition(":")
     if not (colon and module_name and path):
-        raise BusNotFound(f"{target!r} is not MODULE:BUS: write for example shop.events:bus")
+        raise BusNotFound(f"{target!r} is not MODULE:BUS: write for example shop.app:bus")
     module = _import(module_name)
     found: object = module
     for name in path.split("."):
