@@ -9,6 +9,10 @@ Code announces facts, other code reacts, and neither knows the other::
 
     await bus.publish("invoice.paid", {"id": "in_1"})
 
+Beside it: `eventbus.payment_kit` (Payment Kit's topics), `eventbus.webhooks` (HTTP requests that
+are verified and become events), `eventbus.testing` (the test kit; its pytest fixtures are there by
+themselves), and the command ``eventbus``. Each is loaded only when it is imported.
+
 The way of an event through the files: `_publishing` (publish) → `topics` and `_index` (whom it
 reaches) → `_admission` (room everywhere) → `subscription` (queued) → `_pump` (the handler runs) →
 `_ends` (how it ended) → `receipt` (who waits is told).
