@@ -93,8 +93,7 @@ async def test_no_trace_is_left(thread: bool) -> None:
     assert not _exchanges
 
 
-# A name is made when somebody first asks for it.
-SLOTS = [name for name in Subscription.__slots__ if name not in {"__weakref__", "_name"}]
+SLOTS = [name for name in Subscription.__slots__ if name != "__weakref__"]
 
 
 def validated(event: Event[Invoice]) -> None: ...
