@@ -605,6 +605,17 @@ class TestUsage:
             "inner: 0 subscriptions\n"
         )
 
+    def test_bus_that_nothing_listens_to(self, write: Write) -> None:
+        """A bus that was named without the module of its handlers is told, and how to name it."""
+        name = write("from eventbus import EventBus\nbus = EventBus()\n")
+        result = invoke("describe", f"{name}:bus")
+        assert result.status == 0
+        assert result.err == (
+            f"eventbus: nothing that {name}:bus imports subscribes to it: "
+            "name one that imports the handlers, too\n"
+        )
+        assert invoke("describe", f"{write()}:bus").err == ""
+
     def test_version(self) -> None:
         """--version prints the version."""
         assert (
