@@ -158,6 +158,9 @@ class Engine:
         about to go on and making a task costs more. It has no place until somebody needs it."""
         self._stepping: Delivery | None = None
         """The delivery whose handler a pump is stepping through right now."""
+        self._apart_until: float | None = None
+        """Until when the handlers that have just got tasks of their own may begin; None until the
+        first of them has."""
         self._judging: Subscription | None = None
         """The subscription whose predicate is being asked right now."""
         self._settlers: list[asyncio.Future[None]] = []
