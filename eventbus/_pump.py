@@ -186,7 +186,9 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
             queue: deque[Receipt] = subscription._queue  # type: ignore[assignment]  # direct: no key
             call = subscription.handler
             is_async = subscription._is_async
-            while left > 0 and queue and subscription._running < subscription.concurrency:
+            if subscription._running >= subscription.concurrency:
+                continue
+            while queue and left > 0:
                 left -= 1
                 receipt = queue.popleft()
                 delivery = Delivery()
@@ -209,9 +211,10 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                 if is_async:
                     if plain is None:
                         plain = _plain_driver(delivery)
+                        step = plain.send
                         signal = context.run(next, plain)
                     else:
-                        signal = context.run(plain.send, delivery)
+                        signal = context.run(step, delivery)
                     driver = plain
                 else:
                     try:
@@ -243,6 +246,8 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                     _ends.leave_the_loop(_ends.attempt_failed(delivery))
                     now = monotonic()
                     del delivery, receipt, context  # the frames of the error know this one
+                    if subscription._running >= subscription.concurrency:
+                        break  # it pauses before its next attempt, and keeps its place
                 else:
                     _ends.began_to_wait(delivery, task)
                     return delivery, context, driver, signal  # type: ignore[possibly-undefined]  # only a driver gives other signals
