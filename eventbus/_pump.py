@@ -161,6 +161,7 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
     task.deadline = now + BATCH_SECONDS
     left = BATCH_STEPS
     plain: Driver | None = None
+    step: Callable[[Delivery], Any] | None = None
     while ready and left > 0:
         subscription = ready.popleft()
         subscription._place = HELD
@@ -209,7 +210,7 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                         break
                 context = receipt._context.copy()  # type: ignore[union-attr]  # it has pending deliveries
                 if is_async:
-                    if plain is None:
+                    if step is None:
                         plain = _plain_driver(delivery)
                         step = plain.send
                         signal = context.run(next, plain)
@@ -250,7 +251,7 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                         break  # it pauses before its next attempt, and keeps its place
                 else:
                     _ends.began_to_wait(delivery, task)
-                    return delivery, context, driver, signal  # type: ignore[possibly-undefined]  # only a driver gives other signals
+                    return delivery, context, driver, signal  # type: ignore[possibly-undefined, return-value]  # only a driver gives other signals
                 if now > task.deadline:
                     left = 0
         finally:
