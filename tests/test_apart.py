@@ -325,3 +325,31 @@ async def test_a_hook_that_unsubscribes_it_in_the_moment_it_begins() -> None:
     await within(bus.settle())
     assert seen == [0, 0, 1]
     assert balances(bus, subscription, other)
+
+
+def test_a_task_of_a_lost_loop_has_nothing_to_give_back() -> None:
+    """It had not begun when its loop was closed; cancelled later, it leaves the bus as it is."""
+    case = Case()
+    tasks: list[HandlerTask] = []
+
+    async def leave() -> None:
+        await case.warm_up()
+        case.bus.publish_nowait("a", 1)
+        await turns(1)
+        tasks.extend(scheduled())
+        for task in asyncio.all_tasks():
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant
+        asyncio.get_running_loop().stop()
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(leave())
+    loop.run_forever()
+    task.result()
+    loop.close()
+    asyncio.run(case.bus.publish_and_wait("a", 2))
+    (scheduled_once,) = tasks
+    assert scheduled_once.cancel()
+    assert (case.bus._pumps, case.bus._ready) == (0, type(case.bus._ready)())
+    assert balances(case.bus)
+    scheduled_once.get_coro().close()
+    assert case.seen == [2]
