@@ -54,8 +54,9 @@ def typed_event(delivery: Delivery) -> Event[Any]:
     payload = delivery.owner._payload
     if payload is None:
         return delivery.event
-    data = payload.validate(delivery.event.data, f"{delivery.event!r} for {delivery.owner.name}")
-    return delivery.event if data is delivery.event.data else delivery.event.with_data(data)
+    event, owner = delivery.event, delivery.owner
+    data = payload.validate(event.data, lambda: f"{event!r} for {owner.name}")
+    return event if data is event.data else event.with_data(data)
 
 
 # A handler that waits.

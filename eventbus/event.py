@@ -208,9 +208,10 @@ class Event(_Slots, Generic[T_co]):
     def with_data(self, data: Any) -> Event[Any]:
         """The same event (same id, same time) with other data, as a typed handler gets it."""
         draft = EventDraft()
-        for name in EventDraft.__slots__:
-            setattr(draft, name, getattr(self, name))
-        draft.data = data
+        draft.type, draft.data, draft.source = self.type, data, self.source
+        draft.subject, draft.attributes = self.subject, self.attributes
+        draft._id, draft._time = self._id, self._time
+        draft._cause, draft._root = self._cause, self._root
         draft.__class__ = Event  # type: ignore[assignment]  # it has the same slots
         return draft  # type: ignore[return-value]  # it has become an Event, in the line above
 
