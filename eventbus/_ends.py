@@ -54,8 +54,9 @@ def typed_event(delivery: Delivery) -> Event[Any]:
     payload = delivery.owner._payload
     if payload is None:
         return delivery.event
-    data = payload.validate(delivery.event.data, f"{delivery.event!r} for {delivery.owner.name}")
-    return delivery.event if data is delivery.event.data else delivery.event.with_data(data)
+    event, owner = delivery.event, delivery.owner
+    data = payload.validate(event.data, lambda: f"{event!r} for {owner.name}")
+    return event if data is event.data else event.with_data(data)
 
 
 # A handler that waits.
@@ -147,7 +148,7 @@ def drop_own_frames(error: BaseException) -> None:
     error.__traceback__ = trace
 
 
-_OURS = ("eventbus._pump", "eventbus._threads", "eventbus._admission")
+_OURS = ("eventbus._pump", "eventbus._apart", "eventbus._threads", "eventbus._admission")
 
 
 def attempt_failed(
@@ -182,6 +183,15 @@ def attempt_failed(
     return error
 
 
+def failed_in_its_task(delivery: Delivery, *, again: bool = True) -> None:
+    """A handler in a task of its own has raised, or was cancelled."""
+    task = delivery.working().task
+    error = attempt_failed(delivery, again=again, task=task)
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error
+    leave_the_loop(error)
+
+
 def leave_the_loop(error: BaseException) -> None:
     """Let the two exceptions that end programs go where asyncio lets them go."""
     if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -190,6 +200,15 @@ def leave_the_loop(error: BaseException) -> None:
             assert task is not None
             task.add_done_callback(asyncio.Task.exception)  # asyncio need not log it once more
         raise error
+
+
+def is_destroyed(error: BaseException) -> bool:
+    """Whether what runs a handler is being collected.
+
+    Then no handler has raised this: it began in the frame that caught it.
+    """
+    trace = error.__traceback__
+    return isinstance(error, GeneratorExit) and (trace is None or trace.tb_next is None)
 
 
 def destroyed(delivery: Delivery) -> None:

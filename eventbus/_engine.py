@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
@@ -50,6 +49,13 @@ REST_TURNS: Final = 20
 
 _ENGAGED: Final = (State.ENTERED, State.CLOSING)
 _TAKEN: Final = (READY, HELD)
+
+
+def _random() -> float:
+    """From 0 to 1, for the jitter of retries; imported when the first one needs it."""
+    import random
+
+    return random.random()
 
 
 async def _canary(sung: list[bool]) -> AsyncGenerator[None]:
@@ -94,7 +100,7 @@ class Engine:
         self._catalog = catalog
         self._strict = strict
         self._clock = clock
-        self._random = random.random
+        self._random = _random
         self._cascade_limit = cascade_limit
         self._cascade_depth = cascade_depth
         self._threads = threads
@@ -158,6 +164,9 @@ class Engine:
         about to go on and making a task costs more. It has no place until somebody needs it."""
         self._stepping: Delivery | None = None
         """The delivery whose handler a pump is stepping through right now."""
+        self._apart_until: float | None = None
+        """Until when the handlers that have just got tasks of their own may begin; None until the
+        first of them has."""
         self._judging: Subscription | None = None
         """The subscription whose predicate is being asked right now."""
         self._settlers: list[asyncio.Future[None]] = []

@@ -13,7 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from eventbus._payload import Payload
 from eventbus.errors import HandlerError
@@ -34,6 +34,49 @@ def inspect_handler(handler: object) -> Handler:
     Raises ``TypeError`` for what is no callable and ``HandlerError`` for a callable that cannot
     handle an event; both say how to mend it.
     """
+    looks = _looks_of(handler)
+    if looks is not None and looks in _any_event:
+        return Handler(handler, _any_event[looks], None)  # type: ignore[arg-type]  # it is a function
+    found = _inspect(handler)
+    if looks is not None and found.payload is None:
+        if len(_any_event) >= MOST_LOOKS:
+            _any_event.clear()
+        _any_event[looks] = found.is_async
+    return found
+
+
+MOST_LOOKS: Final = 1000
+"""How many functions are remembered by their looks."""
+
+Looks = tuple[types.CodeType, str]
+
+_any_event: dict[Looks, bool] = {}
+"""Plain functions that take an event of any payload, by their looks; and whether they are async."""
+
+_REMARKABLE: Final = ("__wrapped__", "__signature__", "_is_coroutine_mark", "_is_coroutine")
+_ANY: Final = (inspect.Parameter.empty, Any, Event)
+
+
+def _looks_of(handler: object) -> Looks | None:
+    """What decides of a plain function for any event: a ``def`` makes many that look alike.
+
+    None if it takes more to know: it is none, has defaults or attributes that `inspect` heeds,
+    or its parameter is annotated with more than the name of an event.
+    """
+    if type(handler) is not types.FunctionType or handler.__defaults__ or handler.__kwdefaults__:
+        return None
+    code = handler.__code__
+    if not code.co_argcount or any(hasattr(handler, name) for name in _REMARKABLE):
+        return None
+    annotation = handler.__annotations__.get(code.co_varnames[0], inspect.Parameter.empty)
+    if type(annotation) is str and annotation not in code.co_freevars:
+        annotation = handler.__globals__.get(annotation)
+    if not any(annotation is each for each in _ANY):
+        return None
+    return code, handler.__qualname__
+
+
+def _inspect(handler: object) -> Handler:
     if isinstance(handler, str):
         raise TypeError(
             f"handler={handler!r} is a string: the handler comes first, "

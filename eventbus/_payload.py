@@ -41,10 +41,11 @@ class Payload:
         """The checker of a model, or None for a model that any data fits: None, Any, object."""
         return None if model is None or model is Any or model is object else cls(model)
 
-    def validate(self, data: Any, what: str) -> Any:
+    def validate(self, data: Any, what: str | Callable[[], str]) -> Any:
         """The data as the model. An instance of the model class itself is returned as it is.
 
-        ``what`` says in the error's message for whom the data is: ``"topic 'invoice.paid'"``.
+        ``what`` says in the error's message for whom the data is: ``"topic 'invoice.paid'"``. It
+        may be a function, which is asked only then.
 
         Raises ``PayloadError`` if the data does not fit, from pydantic's ``ValidationError``; it
         names the fields and never their values (what a validator of your own says stands in it
@@ -56,13 +57,15 @@ class Payload:
         check = self._check
         if check is None:
             check = self._check = _checker(self.model)
-
-        from pydantic import ValidationError
-
         try:
             return check(data)
-        except ValidationError as error:
-            raise _payload_error(error, self.model, what) from error
+        except Exception as error:
+            from pydantic import ValidationError
+
+            if not isinstance(error, ValidationError):
+                raise
+            words = what if isinstance(what, str) else what()
+            raise _payload_error(error, self.model, words) from error
 
     def __repr__(self) -> str:
         return f"Payload({model_name(self.model)})"

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
 from eventbus import _admission, _binding, _deadlock, _registration
 from eventbus._engine import Engine
 from eventbus.errors import BusClosed, NotSubscribed, UnknownTopic, WouldBlock
-from eventbus.event import EventFields, current, given_slots, new_event
-from eventbus.receipt import Outcome, Receipt, make_nested, new_receipt
+from eventbus.event import EventFields, current, given_slots
+from eventbus.receipt import Outcome, Receipt, make_nested, new_publication, new_receipt
 from eventbus.subscription import READY, Subscription
 from eventbus.topics import Topic, check_topic
 
@@ -229,8 +229,7 @@ class Publishing(Engine):
             self._refuse(inside)
         now = self._clock.monotonic()
         cause = None if delivery is None else delivery.event
-        event = new_event(name, data, self._source, now + self._wall, cause, given)
-        receipt = new_receipt(self, event, copy_context(), now)
+        receipt = new_publication(self, name, data, now, cause, given)
 
         subscriptions = route.subscriptions
         if not route.plain or (self._full and _any_full(subscriptions)):

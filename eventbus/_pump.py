@@ -5,7 +5,8 @@ handler once, in a copy of its publisher's context. A handler that ends in that 
 no task and no turn of the loop. One that waits keeps the task in which it began to its end (so
 that ``asyncio.current_task()`` never changes under it, and time-outs, task groups and cancel
 scopes inside it work); up to two new pumps take over the other subscriptions. A pump never waits
-itself: after `BATCH_STEPS` steps or `BATCH_SECONDS` it ends, and another one follows.
+itself: after `BATCH_STEPS` steps or `BATCH_SECONDS` it ends, and another one follows. Handlers that
+are known to wait are started apart, in tasks that need no driver: see `_apart`.
 
 One exception saves tasks: while a publisher waits for the end of this very turn of the loop, and
 will likely publish again, a pump that is through stays for one turn more as the bus's *spare*. It
@@ -29,6 +30,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, ParamSpec
 
 from eventbus import _ends, _threads
+from eventbus._apart import start_apart
 from eventbus._delivery import Delivery
 from eventbus._queues import KeyedQueue
 from eventbus.errors import PayloadError
@@ -128,7 +130,7 @@ async def _pump(task: PumpTask) -> None:
     if signal is DONE:
         _ends.end(delivery, "handled")
     else:
-        _failed_after_waiting(delivery, signal)
+        _ends.failed_in_its_task(delivery, again=signal is FAILED)
 
 
 def _begin_batch(task: PumpTask) -> Waiting | None:
@@ -159,9 +161,15 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
     task.deadline = now + BATCH_SECONDS
     left = BATCH_STEPS
     plain: Driver | None = None
+    step: Callable[[Delivery], Any] | None = None
     while ready and left > 0:
         subscription = ready.popleft()
         subscription._place = HELD
+        if subscription._active is not None and FAST:
+            starts = start_apart(subscription, left, alone=not ready)
+            if starts:
+                left -= starts
+                continue
         try:
             if subscription._due or not (subscription._direct and FAST):
                 while left > 0 and subscription._has_work():
@@ -179,7 +187,9 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
             queue: deque[Receipt] = subscription._queue  # type: ignore[assignment]  # direct: no key
             call = subscription.handler
             is_async = subscription._is_async
-            while left > 0 and queue and subscription._running < subscription.concurrency:
+            if subscription._running >= subscription.concurrency:
+                continue
+            while queue and left > 0:
                 left -= 1
                 receipt = queue.popleft()
                 delivery = Delivery()
@@ -200,11 +210,12 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                         break
                 context = receipt._context.copy()  # type: ignore[union-attr]  # it has pending deliveries
                 if is_async:
-                    if plain is None:
+                    if step is None:
                         plain = _plain_driver(delivery)
+                        step = plain.send
                         signal = context.run(next, plain)
                     else:
-                        signal = context.run(plain.send, delivery)
+                        signal = context.run(step, delivery)
                     driver = plain
                 else:
                     try:
@@ -236,9 +247,11 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                     _ends.leave_the_loop(_ends.attempt_failed(delivery))
                     now = monotonic()
                     del delivery, receipt, context  # the frames of the error know this one
+                    if subscription._running >= subscription.concurrency:
+                        break  # it pauses before its next attempt, and keeps its place
                 else:
                     _ends.began_to_wait(delivery, task)
-                    return delivery, context, driver, signal  # type: ignore[possibly-undefined]  # only a driver gives other signals
+                    return delivery, context, driver, signal  # type: ignore[possibly-undefined, return-value]  # only a driver gives other signals
                 if now > task.deadline:
                     left = 0
         finally:
@@ -305,12 +318,6 @@ def _call(delivery: Delivery, call: Callable[[Event[Any]], Any], event: Event[An
     return call(event)
 
 
-def _is_destroyed(error: BaseException) -> bool:
-    """Whether a driver is being collected: no handler has raised this, it began in the driver."""
-    trace = error.__traceback__
-    return isinstance(error, GeneratorExit) and (trace is None or trace.tb_next is None)
-
-
 def _awaiting(function: Callable[P, Driver]) -> Callable[P, Driver]:
     """Let ``yield from`` in a generator function go into coroutines."""
     return types.coroutine(function)  # type: ignore[return-value]  # pyright: ignore[reportReturnType] - it is the generator function itself
@@ -325,7 +332,7 @@ def _plain_driver(delivery: Delivery) -> Driver:
             delivery.result = yield from delivery.owner.handler(delivery.event)
             signal = DONE
         except BaseException as error:
-            if _is_destroyed(error):
+            if _ends.is_destroyed(error):
                 raise
             delivery.error = error
             signal = FAILED
@@ -339,7 +346,7 @@ def _await_result(delivery: Delivery, awaitable: Any) -> Driver:
     try:
         delivery.result = yield from awaitable.__await__()
     except BaseException as error:
-        if _is_destroyed(error):
+        if _ends.is_destroyed(error):
             raise
         delivery.error = error
         signal = FAILED
@@ -371,7 +378,7 @@ def _careful_driver(delivery: Delivery) -> Driver:
             result = yield from result.__await__()
         delivery.result = result
     except BaseException as error:
-        if _is_destroyed(error):
+        if _ends.is_destroyed(error):
             raise
         delivery.error = error
         signal = failure
@@ -401,12 +408,3 @@ def _drive(context: Context, driver: Driver, signal: Any) -> Driver:
             signal = run(send, value)
     del context, driver, run, send  # the traceback of an error knows this frame
     return signal
-
-
-def _failed_after_waiting(delivery: Delivery, signal: Any) -> None:
-    """A handler that waited has raised, or was cancelled."""
-    task = delivery.working().task
-    error = _ends.attempt_failed(delivery, again=signal is FAILED, task=task)
-    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-        raise error
-    _ends.leave_the_loop(error)

@@ -157,7 +157,8 @@ def check_options(options: SubscriptionOptions) -> Options:
     for name in options:
         if name not in known:
             raise TypeError(f"unknown option {name!r}; the options are {', '.join(sorted(known))}")
-    return Options(**options)
+    chosen = Options(**options)
+    return DEFAULTS if chosen == DEFAULTS else chosen
 
 
 def _check_known(bus: Engine, pattern: str, subscription: str) -> None:

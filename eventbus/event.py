@@ -24,7 +24,7 @@ else:
     T_co = TypeVar("T_co", covariant=True)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class RunningDelivery(Protocol):
@@ -50,7 +50,7 @@ current: ContextVar[Delivery | None] = ContextVar("eventbus.delivery", default=N
 """The delivery in whose handler, or in a task started there, this code runs. It may have ended."""
 
 
-class _Draft:
+class EventDraft:
     """An event while it is made.
 
     ``Event`` refuses attribute writes, and writing nine slots past that refusal would cost more
@@ -93,7 +93,7 @@ if TYPE_CHECKING:
         _root: str | int | None
 
 else:
-    _Slots = _Draft
+    _Slots = EventDraft
 
 
 @final
@@ -207,10 +207,11 @@ class Event(_Slots, Generic[T_co]):
 
     def with_data(self, data: Any) -> Event[Any]:
         """The same event (same id, same time) with other data, as a typed handler gets it."""
-        draft = _Draft()
-        for name in _Draft.__slots__:
-            setattr(draft, name, getattr(self, name))
-        draft.data = data
+        draft = EventDraft()
+        draft.type, draft.data, draft.source = self.type, data, self.source
+        draft.subject, draft.attributes = self.subject, self.attributes
+        draft._id, draft._time = self._id, self._time
+        draft._cause, draft._root = self._cause, self._root
         draft.__class__ = Event  # type: ignore[assignment]  # it has the same slots
         return draft  # type: ignore[return-value]  # it has become an Event, in the line above
 
@@ -275,38 +276,6 @@ def _restore(  # noqa: PLR0917 - one for each field, and called by pickle alone
     )
 
 
-def new_event(  # noqa: PLR0917 - every keyword costs time, and each event pays it
-    topic: str,
-    data: Any,
-    source: str,
-    moment: float,
-    cause: Event[Any] | None,
-    given: Mapping[str, Any] | None = None,
-) -> Event[Any]:
-    """An event as ``publish`` makes it. ``moment`` is UNIX time in seconds.
-
-    ``given`` holds the slots that the publisher filled itself.
-    """
-    draft = _Draft()
-    draft.type = topic
-    draft.data = data
-    draft.source = source
-    draft.subject = None
-    draft.attributes = _NOTHING
-    draft._id = next_serial()
-    draft._time = moment
-    if cause is None:
-        draft._cause = draft._root = None
-    else:
-        draft._cause = cause._id
-        draft._root = cause._id if cause._root is None else cause._root
-    if given is not None:
-        for name, value in given.items():
-            setattr(draft, name, value)
-    draft.__class__ = Event  # type: ignore[assignment]  # it has the same slots
-    return draft  # type: ignore[return-value]  # it has become an Event, in the line above
-
-
 class EventFields(TypedDict, total=False):
     """What a publisher may say of an event beside its topic and its data."""
 
@@ -366,4 +335,4 @@ def check_time(time: datetime) -> datetime:
 
 def freeze_attributes(attributes: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """A read-only copy of a publisher's attributes."""
-    return MappingProxyType(dict(attributes)) if attributes else _NOTHING
+    return MappingProxyType(dict(attributes)) if attributes else NOTHING

@@ -241,6 +241,8 @@ class Subscription:
         """Deliveries that have a place: their handlers wait, or pause before a retry, or a thread
         has not returned. One that a pump is stepping through right now is counted by the bus."""
         self._active: dict[Delivery, None] | None = None
+        """Those, without the ended ones of threads. Made when a handler waits: so None says also
+        that the next one is not expected to."""
         self._due: deque[Delivery] | None = None
         self._line: list[Ticket] | None = None
 

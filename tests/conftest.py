@@ -5,6 +5,7 @@
 ========  ==========================================================
 (unset)   asyncio's own loop, fast path on
 careful   the pump's fast path off
+apart     every first handler is taken for one that waits, and gets a task of its own
 eager     ``asyncio.eager_task_factory`` on every loop (Python 3.12+)
 uvloop    uvloop's event loop instead of asyncio's
 debug     asyncio's debug mode
@@ -21,13 +22,14 @@ os.environ.setdefault("EVENTBUS_DEBUG", "1")  # read once, when the core is impo
 
 import asyncio
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import eventbus._apart
 import eventbus._pump
 import eventbus._state
-from eventbus import EventBus
+from eventbus import EventBus, Subscription
 from eventbus.testing._watch import unbalanced
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from eventbus._engine import Engine
 
 VARIANT = os.environ.get("EVENTBUS_TEST_VARIANT", "")
-VARIANTS = ("", "careful", "eager", "uvloop", "debug")
+VARIANTS = ("", "careful", "apart", "eager", "uvloop", "debug")
 EAGER = getattr(asyncio, "eager_task_factory", None)  # from Python 3.12 on
 
 
@@ -45,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"EVENTBUS_TEST_VARIANT={VARIANT!r}: take one of {VARIANTS}")
     if VARIANT == "careful":
         eventbus._pump.FAST = False
+    elif VARIANT == "apart":
+        _expect_all_to_wait()
     elif VARIANT == "debug":
         os.environ["PYTHONASYNCIODEBUG"] = "1"  # for loops that tests make by themselves
         config.option.asyncio_debug = True  # for those of pytest-asyncio, which overrides it
@@ -89,6 +93,21 @@ def _make_every_loop_with(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> 
             return new_loop()
 
     asyncio.set_event_loop_policy(Policy())
+
+
+def _expect_all_to_wait() -> None:
+    """Let the first event of each subscription find what it otherwise finds after a wait."""
+    subscribe, start = Subscription.__init__, eventbus._apart.start_apart
+
+    def subscribe_active(self: Subscription, *args: Any, **options: Any) -> None:
+        subscribe(self, *args, **options)
+        self._active = {}
+
+    def start_all(subscription: Subscription, most: int, *, alone: bool) -> int:
+        return start(subscription, most, alone=False)
+
+    Subscription.__init__ = subscribe_active  # type: ignore[method-assign]
+    vars(eventbus._pump)["start_apart"] = start_all
 
 
 def _new_eager_loop() -> asyncio.AbstractEventLoop:

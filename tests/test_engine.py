@@ -16,6 +16,7 @@ import pytest
 
 from eventbus import Event, EventBus, _engine, _pump
 from eventbus._pump import PumpTask
+from tests.conftest import VARIANT
 from tests.helpers import within
 
 
@@ -258,6 +259,7 @@ def test_a_spare_pump_of_another_loop_is_not_used() -> None:
     first.close()
 
 
+@pytest.mark.skipif(VARIANT == "apart", reason="a handler that waits is in no pump")
 async def test_a_handler_that_waits_in_a_pump_that_served_others_keeps_its_task() -> None:
     """From its first step to its last, in its publisher's context; and it gets that task alone."""
     bus = EventBus()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +13,17 @@ import pytest
 from pydantic import BaseModel
 
 import eventbus
-from eventbus import Event, EventBus, HandlerError, NameTaken, OptionError, PatternError, Retry
-from eventbus._handler import describe_callable, locate_callable
+from eventbus import (
+    Event,
+    EventBus,
+    HandlerError,
+    NameTaken,
+    OptionError,
+    PatternError,
+    Retry,
+    _handler,
+)
+from eventbus._handler import describe_callable, inspect_handler, locate_callable
 from tests.helpers import within
 
 if TYPE_CHECKING:
@@ -495,3 +505,76 @@ def test_a_callable_is_located_where_it_is_written() -> None:
     for handler in (coroutine_function, wrapper, functools.partial(coroutine_function)):
         assert locate_callable(handler) == f"{__file__}:{line}"
     assert locate_callable(print) == "builtins"
+
+
+# Functions that look alike are looked at once; what decides is looked at each time.
+
+
+def make_handler(kind: str) -> Any:
+    """A new function of one of these two, which differ only when they are called."""
+
+    async def take(event: Event) -> str:
+        return kind
+
+    def leave(event: Event) -> str:
+        return kind
+
+    return take if kind == "async" else leave
+
+
+@pytest.mark.parametrize("kind", ["async", "def"])
+def test_functions_of_one_def_are_looked_at_once(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is known by its looks, and is itself what is called."""
+    inspect_handler(make_handler(kind))
+    monkeypatch.setattr(_handler, "_inspect", None)
+    second = make_handler(kind)
+    assert inspect_handler(second) == (second, kind == "async", None)
+
+
+def test_an_annotation_that_was_changed_is_seen() -> None:
+    """Two functions of one ``def`` may be annotated with different payloads."""
+    inspect_handler(make_handler("async"))
+    typed = make_handler("async")
+    typed.__annotations__["event"] = Event[int]
+    payload = inspect_handler(typed).payload
+    assert payload is not None
+    assert payload.model is int
+    assert inspect_handler(make_handler("async")).payload is None
+
+
+def test_a_signature_that_was_changed_is_seen() -> None:
+    """``inspect`` believes it, and so does the bus."""
+    inspect_handler(make_handler("def"))
+    other = make_handler("def")
+    other.__signature__ = inspect.Signature()
+    with pytest.raises(HandlerError):
+        inspect_handler(other)
+
+
+def test_not_more_functions_are_remembered_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that makes code at run time does not fill the memory with it."""
+    monkeypatch.setattr(_handler, "MOST_LOOKS", 2)
+    monkeypatch.setattr(_handler, "_any_event", {})
+    for number in range(5):
+        names: dict[str, Any] = {}
+        exec(f"def handle{number}(event): return {number}", names)  # noqa: S102 - it is the case
+        inspect_handler(names[f"handle{number}"])
+        assert 1 <= len(_handler._any_event) <= 2
+
+
+def test_an_annotation_that_each_function_means_differently_is_looked_up() -> None:
+    """A closure's own name goes before a global one."""
+
+    def make(Event: Any) -> Any:  # noqa: N803 - it hides the global one
+
+        async def handle(event: Event) -> object:
+            return Event
+
+        return handle
+
+    assert inspect_handler(make(Event)).payload is None
+    payload = inspect_handler(make(Event[int])).payload
+    assert payload is not None
+    assert payload.model is int

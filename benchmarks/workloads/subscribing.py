@@ -108,6 +108,8 @@ async def _prepare_memory(
         contender = _open(adapter, stack)
         number = theirs if adapter.role == "peer" else ours
         handlers = [contender.make_handler() for _ in range(number)]
+        for handler in handlers:
+            _ = handler.__annotations__  # the function's own, made when it is first read
         topics = ["topic.t" if shared else f"topic.t{each}" for each in range(number)]
         tasks, tracked = len(asyncio.all_tasks()), _tracked()
         tracemalloc.start()

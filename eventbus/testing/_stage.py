@@ -21,6 +21,7 @@ import anyio
 
 import eventbus._threads
 from eventbus import _binding, _publishing
+from eventbus._apart import HandlerTask
 from eventbus._publishing import Publishing
 from eventbus._pump import PumpTask
 from eventbus.clock import SystemClock
@@ -124,6 +125,7 @@ def stage(loop: SimulationLoop) -> Iterator[None]:
     eventbus._threads.run_in_thread = _run_at_some_moment  # type: ignore[assignment]  # fewer arguments
     _blocked.QUIET_TURNS = QUIET_TURNS  # type: ignore[misc]  # put back below
     PumpTask.__hash__ = number_of  # type: ignore[method-assign, assignment]  # put back below
+    HandlerTask.__hash__ = number_of  # type: ignore[method-assign, assignment]
     scopes = _class_of_scopes()
     scopes.__hash__ = _number_of_host  # type: ignore[method-assign, assignment]
     try:
@@ -132,7 +134,7 @@ def stage(loop: SimulationLoop) -> Iterator[None]:
         SystemClock.time, SystemClock.monotonic = staticmethod(time), staticmethod(monotonic)
         eventbus._threads.run_in_thread = run_in_thread
         _blocked.QUIET_TURNS = turns  # type: ignore[misc]
-        del PumpTask.__hash__, scopes.__hash__
+        del PumpTask.__hash__, HandlerTask.__hash__, scopes.__hash__
 
 
 @functools.cache

@@ -93,7 +93,8 @@ async def test_no_trace_is_left(thread: bool) -> None:
     assert not _exchanges
 
 
-SLOTS = [name for name in Subscription.__slots__ if name != "__weakref__"]
+SLOTS = [name for name in Subscription.__slots__ if name not in ("__weakref__", "_name")]
+"""Without the text of its name, which is made when somebody first reads it."""
 
 
 def validated(event: Event[Invoice]) -> None: ...

@@ -1,0 +1,160 @@
+"""Tasks of their own for handlers that will likely wait.
+
+A handler that is found to wait when a pump steps it keeps the pump's task, and pays for that at
+every later step, because the context of that task is not its own. Most handlers that have waited
+once wait each time. So where a subscription's handler has waited, a pump with other things to do
+steps nothing: it makes a task in the context of each handler to come, and goes on.
+
+Such a task is a pump that serves one event. It has the place of a pump until it begins, and the
+event stays in the queue until then, so that nothing needs to be undone if it never does. When it
+begins it looks again: it takes the event only if that is the next one still and its subscription
+has a place for it. What is left is any pump's to take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from eventbus import _ends
+from eventbus.event import current
+from eventbus.subscription import GONE, IDLE
+
+if TYPE_CHECKING:
+    from collections import deque
+
+    from eventbus._delivery import Delivery
+    from eventbus.receipt import Receipt
+    from eventbus.subscription import Subscription
+
+
+BEGIN_SECONDS: Final = 0.005
+"""How long first steps may hold up the loop; a task that comes later leaves its event to a pump."""
+
+
+def start_apart(subscription: Subscription, most: int, *, alone: bool) -> int:
+    """Make tasks for what a subscription in the hands of a pump can start. Returns how many.
+
+    None if its handler takes more than a plain ``await``, or if the pump is left alone with one
+    event, and has nothing better to do than to step its handler. If any, they hold the
+    subscription until the last of them lets go of it.
+    """
+    if not (subscription._direct and subscription._is_async) or subscription._due:
+        return 0
+    if subscription._options.timeout is not None:  # counts from the first wait on
+        return 0
+    queue: deque[Receipt] = subscription._queue or ()  # type: ignore[assignment]  # direct: no key
+    starts = min(len(queue), subscription.concurrency - subscription._running, most)
+    if starts <= 0 or (alone and starts == 1):
+        return 0
+    bus = subscription.bus
+    bus._pumps += starts
+    bus._apart_until = None
+    tasks = [HandlerTask(subscription, receipt) for receipt in islice(queue, starts)]
+    tasks[-1].last = True
+    return starts
+
+
+class HandlerTask(asyncio.Task[None]):
+    """Runs one handler, in its own context."""
+
+    __slots__ = ("begun", "last", "receipt", "subscription")
+
+    def __init__(self, subscription: Subscription, receipt: Receipt) -> None:
+        self.subscription = subscription
+        self.receipt: Receipt = receipt
+        """What it was made for; let go of when it begins."""
+        self.last = False
+        """It is the last of those that hold the subscription."""
+        self.begun = False
+        _new_task(
+            self,
+            _run(self),
+            loop=subscription.bus._loop,
+            name="eventbus-handler",
+            context=receipt._context.copy(),  # type: ignore[union-attr]  # it is queued
+        )
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """As of any task. Cancelled before it begins, it gives back what it holds."""
+        if not self.begun and not self.done():
+            self.begun = True
+            if self.subscription.bus._loop is self.get_loop():
+                self._let_go(rest=True)
+        return super().cancel(msg)
+
+    def begin(self) -> Delivery | None:
+        """Take the event, if it is still there to be taken."""
+        self.begun = True
+        subscription, receipt = self.subscription, self.receipt
+        bus = subscription.bus
+        del self.receipt
+        if bus._loop is not self.get_loop():  # pragma: no cover - in a child that was forked
+            return None  # what it was to take is the parent's
+        now = bus._clock.monotonic()
+        if bus._apart_until is None:
+            bus._apart_until = now + BEGIN_SECONDS
+        delivery = None
+        queue: deque[Receipt] = subscription._queue or ()  # type: ignore[assignment]  # direct: no key
+        if (
+            queue
+            and queue[0] is receipt
+            and subscription._running < subscription.concurrency
+            and now <= bus._apart_until
+        ):
+            queue.popleft()
+            delivery = _ends.new_delivery(subscription, receipt, None)
+            delivery.started = now
+            _ends.began_to_wait(delivery, self)
+            if subscription._full:
+                bus._make_room(subscription)
+        self._let_go()
+        if delivery is not None and subscription._standing == GONE:  # a hook has unsubscribed it
+            delivery.attempt = 0
+            _ends.end(delivery, "cancelled")
+            return None
+        return delivery
+
+    def _let_go(self, *, rest: bool = False) -> None:
+        subscription = self.subscription
+        bus = subscription.bus
+        if self.last:
+            subscription._place = IDLE
+            bus._find_place(subscription)
+        bus._pumps -= 1
+        bus._unturned = 0
+        if not bus._pumps:
+            bus._resume(rest=rest)
+
+
+_new_task: Final = asyncio.Task.__init__  # called without ``super()``: there are many of these
+
+
+async def _run(task: HandlerTask) -> None:
+    delivery = task.begin()
+    if delivery is None:
+        return
+    owner = delivery.owner
+    bus = owner.bus
+    bus._stepping = delivery
+    current.set(delivery)
+    del task  # frames of errors know this one, and would keep what it knows
+    failed = False
+    try:
+        delivery.result = await owner.handler(delivery.event)
+    except BaseException as error:
+        if _ends.is_destroyed(error):  # the task is, with its loop or without
+            _ends.destroyed(delivery)
+            raise
+        delivery.error = error
+        failed = True
+    at_once = bus._stepping is delivery  # nothing else of this bus was stepped since it began
+    if at_once:
+        bus._stepping = None
+    if failed:
+        _ends.failed_in_its_task(delivery)
+    else:
+        _ends.end(delivery, "handled")
+    if at_once and not owner._active:
+        owner._active = None  # it has hardly waited: let pumps step the next
