@@ -11,10 +11,12 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any, Final, Literal, Self
+from urllib.parse import unquote_to_bytes
 
 from eventbus.clock import Clock, SystemClock
 from eventbus.errors import OptionError
 from eventbus.instrumentation import LogHook, LogLine
+from eventbus.subscription import check_seconds
 from eventbus.webhooks._answer import (
     Answer,
     Receive,
@@ -68,6 +70,7 @@ class WebhookApp:
     ) -> None:
         if not isinstance(max_in_flight, int) or max_in_flight < 1:
             raise OptionError(f"max_in_flight={max_in_flight!r}: pass a whole number, 1 or more")
+        check_seconds("grace", grace)
         self._receivers = dict(receivers)
         _check_receivers(self._receivers)
         self._max_in_flight = max_in_flight
@@ -198,7 +201,15 @@ def _path_of(scope: Scope) -> str:
     root: str = scope.get("root_path", "")
     if root and (root := root.rstrip("/")) and (path == root or path.startswith(f"{root}/")):
         path = path[len(root) :]
+    if path.endswith("/") and not _ends_with_slash(scope):
+        path = path[:-1]  # Litestar has put it there
     return path or "/"
+
+
+def _ends_with_slash(scope: Scope) -> bool:
+    """Whether the client wrote a slash at the end, for all that the server tells."""
+    raw: bytes | None = scope.get("raw_path")
+    return raw is None or unquote_to_bytes(raw.partition(b"?")[0]).endswith(b"/")
 
 
 def _write(
