@@ -114,7 +114,9 @@ def _check_label(field: str, value: object) -> None:
 def _place(topic: Topic, envelope: Envelope) -> str:
     """The topic of a message. Its type is replaced into the template and never interpreted."""
     _checked("type", envelope.type)
-    if isinstance(topic, str):
+    if topic == "{type}":
+        name = envelope.type
+    elif isinstance(topic, str):
         name = topic.replace("{type}", envelope.type)
     else:
         try:

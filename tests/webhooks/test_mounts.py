@@ -45,7 +45,7 @@ def in_litestar(hooks: Any) -> Any:
 
 
 def in_quart(hooks: Any) -> Any:
-    return DispatcherMiddleware({"/api": hooks, "/": Quart(__name__)})
+    return DispatcherMiddleware({"/api": hooks, "/site": Quart(__name__)})
 
 
 @pytest.fixture
