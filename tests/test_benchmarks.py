@@ -307,6 +307,7 @@ def test_every_workload_has_cases_with_ours_first(name: str) -> None:
         *peers.versions(),
         *(floor.name for floor in peers.FLOORS),
         "floor: dict hit",
+        "floor: SHA-256",
     }
     for each in WORKLOADS[name].cases(QUICK):
         names = [contender.name for contender in each.contenders]

@@ -23,6 +23,7 @@ __all__ = [
     "FLOORS",
     "PEERS",
     "TOPIC",
+    "VERIFYING",
     "Adapter",
     "Gather",
     "Ours",
@@ -54,6 +55,9 @@ FLOORS: tuple[type[Adapter], ...] = (Serial, Tasks, Gather, TaskGroup)
 MATCHING_ALONE = ("paho-mqtt",)
 """Compared in matching only: its matcher is no bus."""
 
+VERIFYING = ("standardwebhooks", "starlette")
+"""Compared in webhooks only: a route made of both."""
+
 
 def version_of(distribution: str) -> str | None:
     """The installed version of a library; None if there is none."""
@@ -76,7 +80,7 @@ def installed() -> list[type[Adapter]]:
 def versions() -> dict[str, str | None]:
     """The version of each peer, None for those that are absent."""
     names = [peer.distribution or peer.name for peer in PEERS]
-    return {name: version_of(name) for name in (*names, *MATCHING_ALONE)}
+    return {name: version_of(name) for name in (*names, *MATCHING_ALONE, *VERIFYING)}
 
 
 def absent() -> list[str]:

@@ -22,6 +22,7 @@ from benchmarks.workloads import (
     threads,
     typed,
     waiting,
+    webhooks,
 )
 
 if TYPE_CHECKING:
@@ -43,5 +44,6 @@ WORKLOADS: dict[str, Workload] = {
         endurance.WORKLOAD,
         importing.WORKLOAD,
         typed.WORKLOAD,
+        webhooks.WORKLOAD,
     )
 }

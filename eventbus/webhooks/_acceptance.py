@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from eventbus.clock import Clock
     from eventbus.event import Event
     from eventbus.receipt import Outcome
+    from eventbus.topics import Topic
     from eventbus.webhooks._ledger import Ledger
+    from eventbus.webhooks._verification import Draft
     from eventbus.webhooks.replay import Claim, ReplayStore
 
 T = TypeVar("T")
@@ -80,9 +82,7 @@ class Acceptance:
         self.tasks: set[asyncio.Task[Any]] = set()
         """What goes on, whether a request waits for it or not."""
 
-    async def run(
-        self, event: Event[Any], key: bytes, remember: float, now: float
-    ) -> Event[Any] | None:
+    async def run(self, draft: Draft, key: bytes, remember: float, now: float) -> Event[Any] | None:
         """Publish the event, and return it as the bus has it; None for a duplicate.
 
         Raises the ``WebhookError`` that says why not; ``HandlerFailed`` and ``AckTimeout`` if it
@@ -90,18 +90,18 @@ class Acceptance:
         """
         if self._bus._unturned >= TURN_EVERY:
             await give_turn(self._bus)
-        started = self._bus._clock.monotonic()
         if self._in_memory is not None:
-            begun = self._admit_at_once(self._in_memory, event, key, remember, now)
+            begun = self._admit_at_once(self._in_memory, draft, key, remember, now)
             if begun is None or isinstance(begun, Receipt):
                 return None if begun is None else begun.event
         else:
-            begun = self._admit(event, key, remember, now)
-        return await self._wait(begun, started)
+            begun = self._admit(draft, key, remember, now)
+        return await self._wait(begun)
 
-    async def _wait(self, begun: Admission, started: float) -> Event[Any] | None:
+    async def _wait(self, begun: Admission) -> Event[Any] | None:
         """Wait for what has begun, in a task of its own, and perhaps for handlers."""
         clock = self._bus._clock
+        started = clock.monotonic()
         admitted = await asyncio.shield(self._keep(begun))
         if not isinstance(admitted, _Pending):
             return None if admitted is None else admitted.event
@@ -126,14 +126,14 @@ class Acceptance:
         return task
 
     def _admit_at_once(
-        self, store: MemoryReplayStore, event: Event[Any], key: bytes, remember: float, now: float
+        self, store: MemoryReplayStore, draft: Draft, key: bytes, remember: float, now: float
     ) -> Receipt | Admission | None:
         """All of it, where nothing waits; else what is left to be awaited."""
         claim = store.claim_nowait(key, remember, now)
         if claim is None:
             return None
         try:
-            submitted = submit(self._bus, event)
+            submitted = submit(self._bus, draft)
         except Exception as error:
             store.release_nowait(claim)
             raise explain(error) from error
@@ -143,13 +143,13 @@ class Acceptance:
         return submitted
 
     async def _admit(
-        self, event: Event[Any], key: bytes, remember: float, now: float
+        self, draft: Draft, key: bytes, remember: float, now: float
     ) -> Receipt | _Pending | None:
         claim = await self._claim(key, remember, now)
         if claim is None:
             return None
         try:
-            submitted = submit(self._bus, event)
+            submitted = submit(self._bus, draft)
         except Exception as error:
             await self._settle("release", self._replay.release, claim)
             raise explain(error) from error
@@ -222,25 +222,19 @@ async def give_turn(bus: EventBus) -> None:
     await asyncio.sleep(0)
 
 
-def submit(bus: EventBus, event: Event[Any]) -> Receipt | _Line:
+def submit(bus: EventBus, draft: Draft) -> Receipt | _Line:
     """Publish an event as it is, or let it wait for room. Does not wait itself.
 
     Data is checked against the model of its topic, if the catalogue of the bus has one. Raises
     what ``EventBus.publish`` raises: nothing was accepted then.
     """
-    topic = None if bus._catalog is None else bus._catalog.get(event.type)
-    given = {
-        "_id": event._id,
-        "_time": event.time,  # which the bus would date anew if it were a number
-        "source": event.source,
-        "subject": event.subject,
-        "attributes": event.attributes,
-    }
-    typed = topic is not None and topic.model is not None
+    topic: str | Topic[Any] = draft.topic
+    if bus._catalog is not None:
+        known = bus._catalog.get(draft.topic)
+        if known is not None and known.model is not None:
+            topic = known
     try:
-        submitted = bus._submit(
-            topic if topic is not None and typed else event.type, event.data, given
-        )
+        submitted = bus._submit(topic, draft.data, draft.given)
     except BaseException:
         bus._resume()  # lets go of the loop, if nothing else holds it
         raise

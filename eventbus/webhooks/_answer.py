@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from eventbus.event import Event
@@ -24,8 +23,7 @@ ACCEPTED_BODY: Final = b'{"accepted":true}'
 DUPLICATE_BODY: Final = b'{"duplicate":true}'
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The answer to one request. It is an ASGI application that sends itself."""
 
     status: int
@@ -48,7 +46,7 @@ class Answer:
 
     def with_headers(self, *headers: tuple[bytes, bytes]) -> Answer:
         """The same with more headers."""
-        return replace(self, headers=(*self.headers, *headers))
+        return self._replace(headers=(*self.headers, *headers))
 
 
 def answer_of(error: WebhookError, event: Event[Any] | None = None) -> Answer:

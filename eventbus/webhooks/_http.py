@@ -33,6 +33,8 @@ __all__ = ["DEFAULT_BODY", "LARGEST_BODY", "Limits", "check_head", "read_body", 
 DEFAULT_BODY: Final = 1024 * 1024
 LARGEST_BODY: Final = 25 * 1024 * 1024
 
+LOOKED_AT: Final = frozenset({b"content-length", b"content-type", b"content-encoding"})
+
 COMMON: Final = frozenset({b"application/json", b"application/json; charset=utf-8"})
 """What nearly everybody sends, so that it is not taken apart each time."""
 
@@ -59,11 +61,13 @@ def check_head(headers: RawHeaders, size: int) -> None:
     """
     lengths, types, encodings = [], [], []
     for name, value in headers:
+        if name not in LOOKED_AT:
+            continue
         if name == b"content-length":
             lengths.append(value)
         elif name == b"content-type":
             types.append(value)
-        elif name == b"content-encoding":
+        else:
             encodings.append(value)
     if lengths:
         _check_length(lengths, size)

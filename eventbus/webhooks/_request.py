@@ -9,33 +9,33 @@ that decides anything must be there once.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from eventbus.webhooks.errors import DuplicateHeader
 
 
-@dataclass(frozen=True, slots=True)
 class Request:
-    """What a scheme verifies."""
+    """What a scheme verifies. Nobody changes it."""
 
-    method: str
-    """As the client wrote it: ``"POST"``."""
-    target: str
-    """Path and query as the client wrote them: ``"/hook?livemode=true"``."""
-    headers: tuple[tuple[bytes, bytes], ...]
-    """Names in lower case, values as they came, in order, repeats included."""
-    body: bytes
+    __slots__ = ("_repeats", "_values", "body", "headers", "method", "target")
+
+    def __init__(
+        self, method: str, target: str, headers: tuple[tuple[bytes, bytes], ...], body: bytes
+    ) -> None:
+        self.method = method
+        """As the client wrote it: ``"POST"``."""
+        self.target = target
+        """Path and query as the client wrote them: ``"/hook?livemode=true"``."""
+        self.headers = headers
+        """Names in lower case, values as they came, in order, repeats included."""
+        self.body = body
+        self._values = dict(headers)
+        self._repeats = len(self._values) < len(headers)
 
     def header(self, name: bytes) -> bytes | None:
         """The one value of a header; None without it. Raises ``DuplicateHeader`` for two."""
-        found = None
-        for key, value in self.headers:
-            if key == name:
-                if found is not None:
-                    times = sum(key == name for key, _ in self.headers)
-                    raise DuplicateHeader(f"{name.decode('ascii', 'replace')} came {times} times")
-                found = value
-        return found
+        if self._repeats and (times := [key for key, _ in self.headers].count(name)) > 1:
+            raise DuplicateHeader(f"{name.decode('ascii', 'replace')} came {times} times")
+        return self._values.get(name)
 
 
 def read_request(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from eventbus.webhooks.errors import MissingHeader
 
@@ -23,8 +23,7 @@ Headers = list[tuple[bytes, bytes]]
 """Names in lower case, and values."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(NamedTuple):
     """What is known of a request once its signature has been found good."""
 
     key: bytes
@@ -97,10 +96,17 @@ def require_header(request: Request, name: bytes) -> bytes:
     return value
 
 
-def message_key(scheme: str, *signed: bytes) -> bytes:
-    """The key of a message: a digest of the scheme's name and of parts that its sender signed."""
-    digest = hashlib.sha256()
-    for part in (scheme.encode(), *signed):
-        digest.update(len(part).to_bytes(8, "big"))  # so that no two lists of parts look alike
-        digest.update(part)
+def message_key(scheme: str, kind: bytes, signed: bytes) -> bytes:
+    """The key of a message: a digest of the scheme's name and of what its sender signed.
+
+    ``kind`` says what that is, such as ``b"id"``, so that an id is no other message's body.
+    """
+    digest = _begun(scheme, kind).copy()
+    digest.update(signed)
     return digest.digest()
+
+
+@lru_cache(maxsize=64)
+def _begun(scheme: str, kind: bytes) -> hashlib._Hash:
+    name = scheme.encode()
+    return hashlib.sha256(b"%d %d %b%b" % (len(name), len(kind), name, kind))

@@ -11,9 +11,9 @@ leaves this module, whatever the bytes, and whatever the user's own functions ra
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.errors import OptionError, TopicError
 from eventbus.event import check_time, freeze_attributes, new_event
@@ -33,13 +33,28 @@ RESERVED = "webhook"
 LONGEST = 256
 """How many characters an id, a source or a subject may have."""
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 Topic = str | Callable[[Envelope], str]
 """How a sender's type becomes a topic: a text with ``{type}`` in it, or a function."""
 
 
+class Draft(NamedTuple):
+    """An event that no bus has accepted yet."""
+
+    topic: str
+    data: Any
+    given: Mapping[str, Any]
+    """What the bus would otherwise fill in: the slots of an `Event`, by their names."""
+
+    def event(self) -> Event[Any]:
+        """The event, as the bus would make it."""
+        return new_event(self.topic, self.data, "", 0.0, None, self.given)
+
+
 def verify_request(
     scheme: Scheme, reader: BodyReader, topic: Topic, request: Request, now: float
-) -> tuple[Event[Any], Verified]:
+) -> tuple[Draft, Verified]:
     """The event that a request stands for, and what is proven about it.
 
     ``reader`` and ``topic`` are the receiver's, checked by ``check_template``; ``now`` is UNIX
@@ -52,9 +67,9 @@ def verify_request(
     envelope = _read(reader, content, request)
     if verified.id is None and envelope.id is not None and envelope.id_is_signed:
         key = message_key(scheme.name, b"id", envelope.id.encode("utf-8", "surrogatepass"))
-        verified = replace(verified, key=key)
+        verified = verified._replace(key=key)
     name = _place(topic, envelope)
-    return _event(name, scheme.name, envelope, verified, now), verified
+    return _draft(name, scheme.name, envelope, verified, now), verified
 
 
 def check_template(topic: Topic) -> Topic:
@@ -99,7 +114,9 @@ def _check_label(field: str, value: object) -> None:
 def _place(topic: Topic, envelope: Envelope) -> str:
     """The topic of a message. Its type is replaced into the template and never interpreted."""
     _checked("type", envelope.type)
-    if isinstance(topic, str):
+    if topic == "{type}":
+        name = envelope.type
+    elif isinstance(topic, str):
         name = topic.replace("{type}", envelope.type)
     else:
         try:
@@ -120,21 +137,25 @@ def _checked(field: str, text: object) -> str:
         raise InvalidEnvelope(field, "is no topic") from None
 
 
-def _event(
-    name: str, source: str, envelope: Envelope, verified: Verified, now: float
-) -> Event[Any]:
-    moment = now if verified.time is None else verified.time
+def _draft(name: str, source: str, envelope: Envelope, verified: Verified, now: float) -> Draft:
     try:
         given: dict[str, Any] = {
             "_id": envelope.id or verified.id or f"whk_{verified.key.hex()[:32]}",
+            "_time": _moment(envelope, verified, now),
+            "source": envelope.source or source,
             "subject": envelope.subject,
         }
-        if envelope.time is not None:
-            given["_time"] = check_time(envelope.time)
         if name != envelope.type:
             given["attributes"] = freeze_attributes({**envelope.attributes, "type": envelope.type})
         elif envelope.attributes:
             given["attributes"] = freeze_attributes(envelope.attributes)
-        return new_event(name, envelope.data, envelope.source or source, moment, None, given)
     except (TypeError, ValueError, OverflowError) as error:  # a reader's naive time, say
         raise InvalidEnvelope("body", "its reader returned what is no event") from error
+    return Draft(name, envelope.data, given)
+
+
+def _moment(envelope: Envelope, verified: Verified, now: float) -> datetime:
+    """When it happened; else when it was signed; else now. The bus would date a number anew."""
+    if envelope.time is not None:
+        return check_time(envelope.time)
+    return EPOCH + timedelta(seconds=now if verified.time is None else verified.time)

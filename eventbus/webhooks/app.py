@@ -11,10 +11,12 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any, Final, Literal, Self
+from urllib.parse import unquote_to_bytes
 
 from eventbus.clock import Clock, SystemClock
 from eventbus.errors import OptionError
 from eventbus.instrumentation import LogHook, LogLine
+from eventbus.subscription import check_seconds
 from eventbus.webhooks._answer import (
     Answer,
     Receive,
@@ -68,6 +70,7 @@ class WebhookApp:
     ) -> None:
         if not isinstance(max_in_flight, int) or max_in_flight < 1:
             raise OptionError(f"max_in_flight={max_in_flight!r}: pass a whole number, 1 or more")
+        check_seconds("grace", grace)
         self._receivers = dict(receivers)
         _check_receivers(self._receivers)
         self._max_in_flight = max_in_flight
@@ -87,15 +90,23 @@ class WebhookApp:
         Raises what ``receive`` and ``send`` raise. Cancelled, a request that was read is published
         once or not at all.
         """
-        kind = scope["type"]
-        if kind == "http":
-            await self._serve(scope, receive, send)
-        elif kind == "lifespan":
-            await self._live(receive, send)
-        elif kind == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-        else:
-            raise NotImplementedError(f"webhooks come by HTTP, not by {kind!r}")
+        if scope["type"] != "http":
+            await self._converse(scope["type"], receive, send)
+            return
+        self._in_flight += 1
+        try:
+            receiver = self._receivers.get(_path_of(scope))
+            answer = self._refusal(scope, receiver)
+            if answer is None and receiver is not None:
+                answer = await receiver.serve(scope, receive)
+            if answer is not None:
+                await answer(scope, receive, send)
+        except OSError:  # what servers raise in send() once the client has left
+            self._ledger.refuse("client_disconnect", 0, dict)
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight and self._idle is not None and not self._idle.done():
+                self._idle.set_result(None)
 
     async def __aenter__(self) -> Self:
         """Open it, or open it again. One that was never closed is open."""
@@ -126,6 +137,14 @@ class WebhookApp:
         state = "closed" if self._closed else "open"
         return f"<WebhookApp {self.name!r}, {state}: {', '.join(self._receivers)}>"
 
+    async def _converse(self, kind: str, receive: Receive, send: Send) -> None:
+        if kind == "lifespan":
+            await self._live(receive, send)
+        elif kind == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            raise NotImplementedError(f"webhooks come by HTTP, not by {kind!r}")
+
     async def _live(self, receive: Receive, send: Send) -> None:
         while (await receive())["type"] == "lifespan.startup":
             self._closed = False
@@ -133,21 +152,8 @@ class WebhookApp:
         await self.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._in_flight += 1
-        try:
-            answer = await self._answer(scope, receive)
-            if answer is not None:
-                await answer(scope, receive, send)
-        except OSError:  # what servers raise in send() once the client has left
-            self._ledger.refuse("client_disconnect", 0, dict)
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight and self._idle is not None and not self._idle.done():
-                self._idle.set_result(None)
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer | None:
-        receiver = self._receivers.get(_path_of(scope))
+    def _refusal(self, scope: Scope, receiver: Receiver | None) -> Answer | None:
+        """What is answered before the receiver has a say; None if it has."""
         if receiver is None:
             return self._refuse(NOT_FOUND, "not_found")
         if scope["method"] != "POST":
@@ -157,7 +163,7 @@ class WebhookApp:
             return answer.with_headers(CLOSE) if is_http1(scope) else answer
         if self._in_flight > self._max_in_flight:
             return self._refuse_with(Overloaded(f"{self._max_in_flight} requests are in flight"))
-        return await receiver.serve(scope, receive)
+        return None
 
     def _refuse_with(self, error: WebhookError) -> Answer:
         return self._refuse(answer_of(error), error.code)
@@ -192,10 +198,18 @@ def _check_receivers(receivers: Mapping[str, Receiver]) -> None:
 def _path_of(scope: Scope) -> str:
     """The path below the mount. Servers and frameworks leave that prefix in, or do not."""
     path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    if root and (path == root or path.startswith(f"{root}/")):
+    root: str = scope.get("root_path", "")
+    if root and (root := root.rstrip("/")) and (path == root or path.startswith(f"{root}/")):
         path = path[len(root) :]
+    if path.endswith("/") and not _ends_with_slash(scope):
+        path = path[:-1]  # Litestar has put it there
     return path or "/"
+
+
+def _ends_with_slash(scope: Scope) -> bool:
+    """Whether the client wrote a slash at the end, for all that the server tells."""
+    raw: bytes | None = scope.get("raw_path")
+    return raw is None or unquote_to_bytes(raw.partition(b"?")[0]).endswith(b"/")
 
 
 def _write(

@@ -29,9 +29,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from eventbus.webhooks.errors import InvalidEnvelope
 
@@ -51,8 +51,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """What a sender's message says about itself."""
 
     type: str
@@ -71,7 +70,7 @@ class Envelope:
     """Who says so. Default: the name of the scheme."""
     subject: str | None = None
     """What it is about."""
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = MappingProxyType({})
     """Whatever else travels with the event."""
 
 

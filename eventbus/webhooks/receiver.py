@@ -152,7 +152,7 @@ class Receiver:
         """
         request = read_request(method, target, headers, body)
         now = self._bus._clock.time() if now is None else now
-        return verify_request(self._scheme, self._reader, self._topic, request, now)[0]
+        return verify_request(self._scheme, self._reader, self._topic, request, now)[0].event()
 
     async def accept(
         self,
@@ -228,15 +228,15 @@ class Receiver:
 
     async def _answer(self, request: Request, now: float | None) -> Answer:
         now = self._bus._clock.time() if now is None else now
-        event = None
+        draft = None
         try:
-            event, verified = verify_request(self._scheme, self._reader, self._topic, request, now)
+            draft, verified = verify_request(self._scheme, self._reader, self._topic, request, now)
             key = self._key.copy()
             key.update(verified.key)
-            accepted = await self._acceptance.run(event, key.digest(), verified.remember, now)
+            accepted = await self._acceptance.run(draft, key.digest(), verified.remember, now)
         except WebhookError as error:
             published = isinstance(error, HandlerFailed | AckTimeout)
-            return self._refused(error, request, event if published else None)
+            return self._refused(error, request, draft.event() if draft and published else None)
         except Exception as cause:  # a scheme of the user's own
             unforeseen = ReceiverFailed(f"verifying raised {type(cause).__name__}")
             unforeseen.__cause__ = cause

@@ -20,8 +20,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from dataclasses import dataclass
-from typing import Final, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 from eventbus.errors import OptionError
 from eventbus.webhooks.errors import InProgress, ReplayStoreFull
@@ -38,8 +37,7 @@ _SLACK: Final = 1024
 """How many stale entries the heap may hold beside one for each key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """That one caller, and nobody else, may turn the request of a key into an event."""
 
     key: bytes
@@ -157,7 +155,7 @@ class MemoryReplayStore:
             if len(self._entries) >= self._capacity:
                 self._make_room(now)
             entry = self._entries[key] = _Entry()
-            entry.protected = 0.0
+            entry.protected = -math.inf
         elif entry.forget > now:
             entry.protected = max(entry.protected, now + remember)
             entry.forget = max(entry.forget, entry.protected)
@@ -167,8 +165,8 @@ class MemoryReplayStore:
                 raise_in_progress()
         entry.token = next(self._tokens)
         entry.lease = now + LEASE
-        entry.protected = max(entry.protected, now + remember, entry.lease)
-        entry.forget = max(now + self._keep, entry.protected)
+        entry.protected = max(entry.protected, entry.lease, now + remember)
+        entry.forget = max(entry.protected, now + self._keep)
         self._note(entry, key)
         return Claim(key, entry.token)
 

@@ -77,10 +77,10 @@ def check(data: bytes) -> str:
     target, request = request_of(data)
     scheme = target.sample.scheme
     try:
-        event, verified = verify_request(scheme, scheme.body, "{type}", request, NOW)
+        draft, verified = verify_request(scheme, scheme.body, "{type}", request, NOW)
     except WebhookError as refusal:
         return _checked(refusal, request)
-    assert isinstance(event, Event)
+    assert isinstance(draft.event(), Event)
     assert len(verified.key) == 32
     assert 0 <= verified.remember <= 7200
     return "event"

@@ -93,7 +93,9 @@ def verify(
 ) -> tuple[Event[Any], Verified]:
     """What a receiver of the scheme makes of a request."""
     body = options.get("body", scheme.body)
-    return verify_request(scheme, body, options.get("topic", "{type}"), raw(request), now)
+    topic = options.get("topic", "{type}")
+    draft, verified = verify_request(scheme, body, topic, raw(request), now)
+    return draft.event(), verified
 
 
 def raw(request: SignedRequest) -> Request:

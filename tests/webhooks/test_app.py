@@ -453,6 +453,11 @@ class TestPaths:
             ({"path": "/api/hook", "root_path": "/api"}, True),  # Starlette, FastAPI
             ({"path": "/hook", "root_path": "/api"}, True),  # what strips the prefix
             ({"path": "/hook", "root_path": "/api/"}, True),
+            ({"path": "/hook/", "raw_path": b"/api/hook"}, True),  # Litestar
+            ({"path": "/hook/", "raw_path": b"/api/hook?x=1/"}, True),
+            ({"path": "/hook/", "raw_path": b"/api/hook/"}, False),
+            ({"path": "/hook/", "raw_path": b"/api/hook%2f"}, False),
+            ({"path": "/hook/", "raw_path": None}, False),
             ({"path": "/apihook", "root_path": "/api"}, False),
             ({"path": "/api", "root_path": "/api"}, False),
             ({"path": "//hook"}, False),
@@ -631,6 +636,9 @@ class TestOptions:
         for limit in (0, -1, 1.5):
             with pytest.raises(OptionError, match="max_in_flight"):
                 WebhookApp({"/hook": receiver}, max_in_flight=limit)  # type: ignore[arg-type]
+        for grace in (-1, float("nan"), "10", None):
+            with pytest.raises(OptionError, match="grace"):
+                WebhookApp({"/hook": receiver}, grace=grace)  # type: ignore[arg-type]
 
     def test_one_store_for_two(self) -> None:
         """Two receivers of one name and one store would swallow each other's requests."""

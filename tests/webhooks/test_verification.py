@@ -81,7 +81,8 @@ def test_a_payment_kit_event_end_to_end() -> None:
     scheme = SAMPLES["component"].scheme
     body = json.dumps(case["data"]).encode()
     request = read_request("POST", "/api/payment/callback", headers, body)
-    event, _ = verify_request(scheme, scheme.body, "{type}", request, 1740000299)
+    draft, _ = verify_request(scheme, scheme.body, "{type}", request, 1740000299)
+    event = draft.event()
     assert (event.type, event.id) == (
         "customer.subscription.renewed",
         "evt_T2UiJ2VHUxVo3J6BuULkrp15",
