@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eventbus.errors import OptionError, TopicError
-from eventbus.event import check_time, freeze_attributes, new_event
+from eventbus.event import Event, check_time, freeze_attributes
 from eventbus.topics import check_topic
 from eventbus.webhooks._scheme import UNPARSED, Scheme, Verified, message_key
 from eventbus.webhooks._strictjson import parse_json
@@ -24,7 +24,6 @@ from eventbus.webhooks.bodies import BodyReader, Envelope
 from eventbus.webhooks.errors import InvalidEnvelope, WebhookError
 
 if TYPE_CHECKING:
-    from eventbus.event import Event
     from eventbus.webhooks._request import Request
 
 RESERVED = "webhook"
@@ -49,7 +48,8 @@ class Draft(NamedTuple):
 
     def event(self) -> Event[Any]:
         """The event, as the bus would make it."""
-        return new_event(self.topic, self.data, "", 0.0, None, self.given)
+        fields = {name.removeprefix("_"): value for name, value in self.given.items()}
+        return Event(self.topic, self.data, **fields)
 
 
 def verify_request(
