@@ -52,6 +52,10 @@ Ack = Literal["accepted", "handled"]
 
 NAMES_SHOWN: Final = 5
 
+PATIENCE: Final = LEASE / 4
+"""How many seconds a step under a claim may wait for room, or for the store: the steps that follow
+one another without a renewal must end before the lease does, or a replay would take over."""
+
 
 class _Pending(NamedTuple):
     """An event that is on the bus, and whose handlers are to be waited for."""
@@ -76,6 +80,7 @@ class Acceptance:
         self._in_memory = replay if type(replay) is MemoryReplayStore else None
         self._ack = ack
         self._deadline = deadline
+        self._patience = min(deadline, PATIENCE)
         self._ledger = ledger
         self.tasks: set[asyncio.Task[Any]] = set()
         """What goes on, whether a request waits for it or not."""
@@ -161,7 +166,7 @@ class Acceptance:
             if isinstance(submitted, Receipt):
                 receipt = submitted
             else:
-                receipt = await submitted.accepted(self._bus._clock, self._deadline)
+                receipt = await submitted.accepted(self._bus._clock, self._patience)
         except Exception as error:
             await self._settle("release", self._replay.release, claim)
             raise explain(error) from error
@@ -198,7 +203,7 @@ class Acceptance:
     async def _claim(self, key: bytes, remember: float, now: float) -> Claim | None:
         try:
             return await within(
-                self._bus._clock, self._deadline, self._replay.claim(key, remember, now)
+                self._bus._clock, self._patience, self._replay.claim(key, remember, now)
             )
         except WebhookError:
             raise
@@ -210,7 +215,7 @@ class Acceptance:
     ) -> None:
         """End or prolong a claim. If the store fails, the lease decides, and the log knows."""
         try:
-            await within(self._bus._clock, self._deadline, call(claim))
+            await within(self._bus._clock, self._patience, call(claim))
         except Exception as error:
             code = ReplayStoreUnavailable.code
             self._ledger.tell("webhook.unsettled", "error", code, error, lambda: {"step": step})

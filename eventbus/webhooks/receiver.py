@@ -56,6 +56,10 @@ __all__ = ["Receiver"]
 
 CLOSE: Final = (b"connection", b"close")
 
+CLOCKS_DIFFER: Final = 5.0
+"""For how many seconds more than its signature is good a request is remembered: its last moment
+counts, and the clocks of processes that share a store may differ a little."""
+
 
 class Receiver:
     """Turns the verified requests of one endpoint into events on a bus.
@@ -70,9 +74,9 @@ class Receiver:
       have run, and the sender, who was told that all is well, does not send it again. With
       ``"handled"`` it is answered 200 when every handler has returned, and 503 if one failed: the
       sender's retry then runs them all again.
-    - ``deadline``: for how many seconds a request is kept waiting: for room on the bus and, with
-      ``ack="handled"``, for handlers. Those that take longer go on; until they end, the sender's
-      retries are told that the event is in progress.
+    - ``deadline``: for how many seconds a request is kept waiting: for room on the bus (15 at most)
+      and, with ``ack="handled"``, for handlers. Those that take longer go on; until they end, the
+      sender's retries are told that the event is in progress.
     - ``name``: for the log, and part of what the replay store keys on, so that two receivers may
       share a store. By default the name of the scheme.
     - ``max_body``: in bytes, at most 25 MiB; by default 1 MiB, or what the scheme's senders need.
@@ -233,7 +237,8 @@ class Receiver:
             event, verified = verify_request(self._scheme, self._reader, self._topic, request, now)
             key = self._key.copy()
             key.update(verified.key)
-            accepted = await self._acceptance.run(event, key.digest(), verified.remember, now)
+            remember = verified.remember + CLOCKS_DIFFER
+            accepted = await self._acceptance.run(event, key.digest(), remember, now)
         except WebhookError as error:
             published = isinstance(error, HandlerFailed | AckTimeout)
             return self._refused(error, request, event if published else None)

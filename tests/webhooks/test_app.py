@@ -546,6 +546,19 @@ class TestClosing:
         gate.set()
         assert await app.aclose()
 
+    async def test_two_closes_at_once(self, app: WebhookApp, clock: FakeClock) -> None:
+        """A server and a block may both close it: each returns when the last request is answered."""
+        go_on = asyncio.Event()
+        posting = asyncio.ensure_future(post(app, request(), [BODY[:9], go_on.wait, BODY[9:]]))
+        await turns(5)
+        closing = [asyncio.ensure_future(app.aclose()) for _ in range(2)]
+        await turns(5)
+        go_on.set()
+        started = clock.monotonic()
+        assert await asyncio.gather(*closing) == [True, True]
+        assert clock.monotonic() == started
+        assert (await posting).status == 200
+
     async def test_lifespan(self, app: WebhookApp) -> None:
         """A server opens and closes it; one that was closed may be opened again."""
         for _ in range(2):

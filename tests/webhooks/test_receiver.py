@@ -301,6 +301,25 @@ class TestBackpressure:
         await bus.settle()
         assert bus.statistics().handled == 3
 
+    async def test_a_deadline_longer_than_a_lease(
+        self, bus: EventBus, gate: asyncio.Event, clock: FakeClock
+    ) -> None:
+        """No request waits for room so long that a replay of it could claim its place."""
+        receiver = Receiver(bus, SCHEME, deadline=200)
+        for number in range(2):
+            assert (await receiver.accept(*request(id=f"msg_{number}"))).status == 200
+            await turns(5)
+        waiting = asyncio.ensure_future(receiver.accept(*request(id="msg_2")))
+        await turns(5)
+        replayed = 0
+        while not waiting.done():
+            assert (await receiver.accept(*request(id="msg_2"))).status == 409
+            replayed += 1
+            clock.advance(5)
+            await turns(10)
+        assert waiting.result().status == 503
+        assert replayed < LEASE / 5
+
     async def test_room_in_time(
         self, bus: EventBus, gate: asyncio.Event, store: ReplayStore, clock: FakeClock
     ) -> None:
@@ -585,11 +604,26 @@ class TestStores:
         """Once no replay of the first would verify any more, its place is free."""
         receiver = Receiver(bus, SCHEME, replay=MemoryReplayStore(1))
         assert (await receiver.accept(*request(id="msg_1"), now=NOW)).status == 200
-        later = NOW + 301
+        later = NOW + 306
         answer = await receiver.accept(*request(id="msg_2", time=later), now=later)
         assert answer.status == 200
         # Its time-stamp keeps the first one out now.
         assert (await receiver.accept(*request(id="msg_1"), now=later)).status == 401
+
+    async def test_the_last_moment_of_a_signature(self, bus: EventBus, seen: list[Event]) -> None:
+        """A full store forgets nothing in the second in which its replay still verifies.
+
+        Nor in the few seconds by which the clocks of two processes may differ.
+        """
+        for number, apart in enumerate((0, 2)):
+            receiver = Receiver(bus, SCHEME, replay=MemoryReplayStore(2), name=f"r{number}")
+            for each in "ab":
+                assert (await receiver.accept(*request(id=f"{each}{number}"), now=NOW)).event
+            last = NOW + 300
+            other = request(id=f"c{number}", time=last)
+            assert (await receiver.accept(*other, now=last + apart)).status == 503
+            replay = await receiver.accept(*request(id=f"a{number}"), now=last)
+            assert replay.body == b'{"duplicate":true}'
 
 
 Ack = Literal["accepted", "handled"]
