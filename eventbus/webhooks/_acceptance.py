@@ -17,7 +17,7 @@ no task is made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from eventbus._publishing import TURN_EVERY
@@ -294,6 +294,12 @@ def explain(error: Exception) -> WebhookError:
     if isinstance(error, UnknownTopic):
         return InvalidEnvelope("type", "is not in the catalogue of the bus")
     if isinstance(error, PayloadError):
-        lines = (f"{'.'.join(map(str, e['loc']))[:100]}: {e['type']}" for e in error.errors[:10])
+        lines = (f"{_place(e['loc'])}: {e['type']}" for e in error.errors[:10])
         return PayloadInvalid(f"{len(error.errors)} errors: {'; '.join(lines)}")
     return ReceiverFailed(f"publishing raised {type(error).__name__}")
+
+
+def _place(path: Iterable[int | str]) -> str:
+    """Where in the data an error is. A key that looks like no field may be anybody's secret."""
+    parts = (str(part) for part in path)
+    return ".".join(part if part.isidentifier() or part.isdigit() else "?" for part in parts)[:100]

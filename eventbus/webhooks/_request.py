@@ -9,22 +9,22 @@ that decides anything must be there once.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from eventbus.webhooks.errors import DuplicateHeader
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a scheme verifies."""
+    """What a scheme verifies. Its ``repr`` shows no signature and no payload."""
 
     method: str
     """As the client wrote it: ``"POST"``."""
     target: str
     """Path and query as the client wrote them: ``"/hook?livemode=true"``."""
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: tuple[tuple[bytes, bytes], ...] = field(repr=False)
     """Names in lower case, values as they came, in order, repeats included."""
-    body: bytes
+    body: bytes = field(repr=False)
 
     def header(self, name: bytes) -> bytes | None:
         """The one value of a header; None without it. Raises ``DuplicateHeader`` for two."""
