@@ -301,5 +301,5 @@ def explain(error: Exception) -> WebhookError:
 
 def _place(path: Iterable[int | str]) -> str:
     """Where in the data an error is. A key that looks like no field may be anybody's secret."""
-    parts = (str(part) for part in path)
-    return ".".join(part if part.isidentifier() or part.isdigit() else "?" for part in parts)[:100]
+    told = (str(part) if isinstance(part, int) or part.isidentifier() else "?" for part in path)
+    return ".".join(told)[:100]

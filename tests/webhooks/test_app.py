@@ -547,7 +547,7 @@ class TestClosing:
         assert await app.aclose()
 
     async def test_two_closes_at_once(self, app: WebhookApp, clock: FakeClock) -> None:
-        """A server and a block may both close it: each returns once the last request is answered."""
+        """A server and a block may both close it: each returns when all requests are answered."""
         go_on = asyncio.Event()
         posting = asyncio.ensure_future(post(app, request(), [BODY[:9], go_on.wait, BODY[9:]]))
         await turns(5)
