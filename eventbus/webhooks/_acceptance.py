@@ -177,7 +177,11 @@ class Acceptance:
 
     async def _finish(self, claim: Claim, receipt: Receipt) -> WebhookError | None:
         """Wait for the handlers, however long they take, and end the claim."""
-        outcomes = await self._outcomes(claim, receipt)
+        try:
+            outcomes = await self._outcomes(claim, receipt)
+        except Exception as error:  # WouldDeadlock: a handler of the event waits for this
+            await self._settle("release", self._replay.release, claim)
+            return explain(error)
         failed = [each.subscription for each in outcomes if each.status in {"failed", "cancelled"}]
         if not failed:
             await self._settle("done", self._replay.done, claim)

@@ -73,7 +73,8 @@ class Receiver:
       event. What an in-memory bus has accepted is lost if the process dies before the handlers
       have run, and the sender, who was told that all is well, does not send it again. With
       ``"handled"`` it is answered 200 when every handler has returned, and 503 if one failed: the
-      sender's retry then runs them all again.
+      sender's retry then runs them all again. What a subscription drops by its own ``overflow`` is
+      no failure.
     - ``deadline``: for how many seconds a request is kept waiting: for room on the bus (15 at most)
       and, with ``ack="handled"``, for handlers. Those that take longer go on; until they end, the
       sender's retries are told that the event is in progress.
