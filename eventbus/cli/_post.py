@@ -83,6 +83,12 @@ class Post:
 
         Cancelled, it begins no further request, and gives up those under way.
         """
+        try:
+            await self._run()
+        except ExceptionGroup as failed:  # of workers; what fails in a request is an answer
+            raise failed.exceptions[0] from None
+
+    async def _run(self) -> None:
         lines = self._lines()
         turn = asyncio.Lock()
         # Redirects would go where nobody has looked, and a proxy of the environment to anybody.

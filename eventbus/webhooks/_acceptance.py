@@ -181,7 +181,9 @@ class Acceptance:
             outcomes = await self._outcomes(claim, receipt)
         except Exception as error:  # WouldDeadlock: a handler of the event waits for this
             await self._settle("release", self._replay.release, claim)
-            return explain(error)
+            failure = explain(error)
+            failure.__cause__ = error
+            return failure
         failed = [each.subscription for each in outcomes if each.status in {"failed", "cancelled"}]
         if not failed:
             await self._settle("done", self._replay.done, claim)

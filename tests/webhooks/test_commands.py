@@ -236,6 +236,13 @@ class TestSend:
         assert (result.status, len(endpoint.requests)) == (1, 1)
         assert result.err.startswith("line 1: NoMatchingSignature: ")
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="there is such a file on Linux")
+    def test_a_file_that_cannot_be_read(self, endpoint: Endpoint) -> None:
+        """A file whose reading fails is a failure in one line, and the answers are summed up."""
+        result = invoke("webhook", "send", endpoint.url, "/proc/self/mem", "--scheme", "standard")
+        assert (result.status, result.out[:16]) == (1, "0 events posted ")
+        assert result.err.startswith("eventbus: cannot read /proc/self/mem: ")
+
     def test_nobody_answers(self, lines: Lines) -> None:
         """A server that is not there is a failure of each event."""
         with Endpoint() as endpoint:

@@ -442,7 +442,7 @@ class TestHandled:
         assert (await receiver.accept(*request())).body == b'{"duplicate":true}'
 
     async def test_waiting_for_itself(self, bus: EventBus, store: ReplayStore) -> None:
-        """A handler that accepts what it would have to handle itself is told, and no claim stays."""
+        """A handler that accepts what it must handle itself is told so, and no claim stays."""
         answers = []
         receiver = Receiver(bus, SCHEME, replay=store, ack="handled")
 
