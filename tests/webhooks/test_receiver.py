@@ -597,6 +597,25 @@ class TestStores:
         # Until its lease is over, the claim keeps replays out.
         assert (await receiver.accept(*request())).status == 409
 
+    @pytest.mark.parametrize("ack", ["accepted", "handled"])
+    async def test_a_store_that_comes_back(self, bus: EventBus, clock: FakeClock, ack: Ack) -> None:
+        """What was published is remembered once the store can: no replay waits for the lease."""
+        store = SlowStore(fails="done")
+        receiver = Receiver(bus, SCHEME, replay=store, ack=ack)
+        assert (await receiver.accept(*request())).status == 200
+        store.fails = ""
+        await within(receiver.aclose())
+        clock.advance(LEASE)
+        assert (await receiver.accept(*request())).body == b'{"duplicate":true}'
+        assert receiver.statistics().in_flight == 0
+
+    async def test_a_store_that_stays_away(self, bus: EventBus, lines: LogLines) -> None:
+        """It is asked four times; then the lease decides."""
+        receiver = Receiver(bus, SCHEME, replay=SlowStore(fails="done"))
+        assert (await receiver.accept(*request())).status == 200
+        await within(receiver.aclose())
+        assert len(lines.named("webhook.unsettled")) == 4
+
     async def test_a_store_that_cannot_release(self, bus: EventBus, lines: LogLines) -> None:
         """The refusal is the same; the sender's retry waits until the lease is over."""
         receiver = Receiver(bus, SCHEME, replay=SlowStore(fails="release"))
