@@ -116,7 +116,7 @@ def dribbling(head: bytes, piece: bytes) -> Iterator[str]:
                 connection.sendall(head)
                 while True:
                     connection.sendall(piece)
-                    time.sleep(0.01)
+                    time.sleep(0.01)  # real clock: a server in a thread of its own
 
         thread = threading.Thread(target=answer)
         thread.start()
