@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -366,6 +367,26 @@ class TestBody:
             BODY[20:],
         ]
         assert (await post(app, request(), parts)).status == 200
+
+    async def test_crumbs(self, clock: FakeClock) -> None:
+        """A body that comes in crumbs takes no more memory than one that comes at once."""
+        crumbs = 100_000
+
+        async def receive() -> Any:
+            nonlocal crumbs
+            crumbs -= 1
+            if crumbs % 100 == 0:
+                await asyncio.sleep(0)
+            return {"type": "http.request", "body": b"%02d" % (crumbs % 90), "more_body": crumbs}
+
+        tracemalloc.start()
+        try:
+            body = await read_body(receive, Limits(), clock)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert len(body) == 200_000
+        assert peak < 1_500_000
 
     async def test_pieces_without_a_turn(self, app: WebhookApp, clock: FakeClock) -> None:
         """Empty pieces that come without end, and without the loop having a turn, end too."""
