@@ -199,8 +199,9 @@ class Receiver:
 
         Raises nothing but what ``receive`` raises. Cancelled as ``accept`` is.
         """
+        headers = tuple(scope["headers"])  # an iterable, and no more, says ASGI
         try:
-            check_head(scope["headers"], self._limits.size)
+            check_head(headers, self._limits.size)
             body = await read_body(receive, self._limits, self._bus._clock)
         except ClientDisconnect as error:
             self._refused(error)
@@ -209,7 +210,7 @@ class Receiver:
             answer = self._refused(error)
             unread = isinstance(error, BodyTooLarge | BodyTimeout)
             return answer.with_headers(CLOSE) if unread and is_http1(scope) else answer
-        request = Request(scope["method"], target_of(scope), tuple(scope["headers"]), body)
+        request = Request(scope["method"], target_of(scope), headers, body)
         return await self._answer(request, None)
 
     @property

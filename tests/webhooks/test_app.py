@@ -368,6 +368,18 @@ class TestBody:
         ]
         assert (await post(app, request(), parts)).status == 200
 
+    async def test_headers_that_are_read_once(self, bus: EventBus) -> None:
+        """ASGI promises an iterable of headers, and no list."""
+        signed = request()
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": signed.body}
+
+        scope = scope_of(signed, headers=iter(signed.headers))
+        answer = await Receiver(bus, SCHEME).serve(scope, receive)
+        assert answer is not None
+        assert answer.status == 200
+
     async def test_crumbs(self, clock: FakeClock) -> None:
         """A body that comes in crumbs takes no more memory than one that comes at once."""
         crumbs = 100_000
