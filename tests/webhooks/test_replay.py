@@ -362,8 +362,12 @@ class TestSqlite:
             assert await store.claim(key_of(1), 600, NOW + LEASE) is not None
 
     @pytest.mark.posix
-    def test_a_fork_uses_the_file_anew(self, path: Path) -> None:
-        """A child of a process that has used the store opens the file for itself."""
+    @pytest.mark.parametrize("closes", [True, False])
+    def test_a_fork_uses_the_file_anew(self, path: Path, closes: bool) -> None:
+        """A child of a process that has used the store opens the file for itself.
+
+        It may close first what the parent had open: that changes nothing for the parent.
+        """
         store = SqliteReplayStore(path)
         asyncio.run(keep(store, 1, 300, NOW))
         store._worker._lock.acquire()  # as the thread of the store may have it just then
@@ -372,7 +376,8 @@ class TestSqlite:
             status = 1
             signal.alarm(10)  # a child that hangs must not outlive its test
             try:
-                store.close()
+                if closes:
+                    store.close()
                 status = fork_child(store)
             finally:
                 os._exit(status)
