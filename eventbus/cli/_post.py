@@ -7,17 +7,18 @@ answer; so at most that many lines are in memory, beside one chunk of the file.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
-from urllib.parse import urlsplit
 
 import httpx2
 
 from eventbus.cli._feed import read_chunk
 from eventbus.cli._lines import BadLine, Line, Splitter, parse_line
+from eventbus.errors import EventBusError
 from eventbus.testing import SignedRequest, sign
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from eventbus.cli._schemes import Sender
 
 __all__ = ["Post", "Url"]
+
+LONGEST_ANSWER: Final = 64 * 1024
+"""How much of an answer is read, in bytes: whoever answers may be a stranger."""
 
 LONGEST_WORD: Final = 40
 """How much of the code in an answer is shown, in characters."""
@@ -40,12 +44,14 @@ class Url(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ``ValueError`` for what is no URL to post to."""
-        parts = urlsplit(text)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"{text!r} is no URL: write for example http://localhost:8000/webhook")
-        # The client writes it so, too.
-        raw = httpx2.URL(text).raw_path.decode("ascii")
-        return cls(text, raw)
+        try:
+            parts = httpx2.URL(text)
+            if parts.scheme not in {"http", "https"} or not parts.host:
+                raise ValueError("no scheme or no host")
+        except (httpx2.InvalidURL, ValueError) as error:
+            example = "write for example http://localhost:8000/webhook"
+            raise ValueError(f"{text[:80]!r} is no URL: {example}") from error
+        return cls(text, parts.raw_path.decode("ascii"))  # the client writes it so, too
 
 
 @dataclass
@@ -57,7 +63,7 @@ class Post:
     source: Source
     concurrency: int
     timeout: float
-    """Seconds."""
+    """Seconds from the start of a request to the end of its answer."""
     complain: Callable[[int, str], object] = print
     """Told of each line that was bad or failed: its number, and what is wrong."""
     tick: Callable[[], object] = bool
@@ -77,13 +83,17 @@ class Post:
 
         Cancelled, it begins no further request, and gives up those under way.
         """
+        try:
+            await self._run()
+        except ExceptionGroup as failed:  # of workers; what fails in a request is an answer
+            raise failed.exceptions[0] from None
+
+    async def _run(self) -> None:
         lines = self._lines()
         turn = asyncio.Lock()
         # Redirects would go where nobody has looked, and a proxy of the environment to anybody.
         async with (
-            httpx2.AsyncClient(
-                timeout=self.timeout, follow_redirects=False, trust_env=False
-            ) as client,
+            httpx2.AsyncClient(timeout=None, follow_redirects=False, trust_env=False) as client,
             asyncio.TaskGroup() as workers,
         ):
             for _ in range(self.concurrency):
@@ -119,11 +129,12 @@ class Post:
     async def _post(self, client: httpx2.AsyncClient, number: int, line: Line) -> None:
         try:
             signed = self._sign(line)
-            answer = await client.post(
-                self.url.text, content=signed.body, headers=[*signed.headers]
-            )
-            good, said = answer.is_success, _summary(answer)
-        except (httpx2.HTTPError, ValueError, TypeError) as error:
+            async with asyncio.timeout(self.timeout):
+                good, said = await self._ask(client, signed)
+        except TimeoutError:
+            good, said = False, "no answer: TimeoutError"
+            self.complain(number, f"no whole answer within {self.timeout:g} s")
+        except (httpx2.HTTPError, EventBusError, ValueError, TypeError, RecursionError) as error:
             good, said = False, f"no answer: {type(error).__name__}"
             self.complain(number, f"{type(error).__name__}: {error}")
         else:
@@ -133,6 +144,19 @@ class Post:
         self.failed += not good
         self.answers[said] += 1
         self.tick()
+
+    async def _ask(self, client: httpx2.AsyncClient, signed: SignedRequest) -> tuple[bool, str]:
+        """Whether the answer was 2xx, and what it said."""
+        body = bytearray()
+        async with client.stream(
+            "POST", self.url.text, content=signed.body, headers=[*signed.headers]
+        ) as answer:
+            async for piece in answer.aiter_raw():  # a few kilobytes of gzip would be a gigabyte
+                body += piece
+                if len(body) > LONGEST_ANSWER:
+                    body.clear()
+                    break
+        return answer.is_success, _summary(answer.status_code, body)
 
     def _sign(self, line: Line) -> SignedRequest:
         scheme, key = self.sender
@@ -149,12 +173,12 @@ class Post:
         )
 
 
-def _summary(answer: httpx2.Response) -> str:
+def _summary(status: int, body: bytearray) -> str:
     """Status and, if the answer says it in our way, what it was: ``401 unauthorized``."""
     said = ""
     try:
-        content = answer.json()
-    except ValueError:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict):
         error = content.get("error")
@@ -164,4 +188,5 @@ def _summary(answer: httpx2.Response) -> str:
             said = error
         else:
             said = next((name for name in ("accepted", "duplicate") if content.get(name)), "")
-    return f"{answer.status_code} {said[:LONGEST_WORD]}".strip()
+    word = "".join(each if each.isprintable() else "?" for each in said[:LONGEST_WORD])
+    return f"{status} {word}".strip()

@@ -15,8 +15,7 @@ from eventbus.webhooks import (
 )
 
 if TYPE_CHECKING:
-    from eventbus.testing._sign import Signer
-    from eventbus.webhooks._scheme import Scheme
+    from eventbus.webhooks._scheme import Scheme, SigningScheme
 
 SCHEMES: Final[dict[str, Callable[[Sequence[str]], Any]]] = {
     "standard": StandardWebhooks,
@@ -33,7 +32,7 @@ HEX_OF_KEY: Final = 64
 class Sender(NamedTuple):
     """Who signs."""
 
-    scheme: Signer
+    scheme: SigningScheme
     key: str | None
     """What it signs with, where that is not the first secret of the scheme."""
 

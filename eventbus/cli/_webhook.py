@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from eventbus.bus import EventBus
     from eventbus.cli._post import Post
-    from eventbus.webhooks import WebhookApp, WebhookStatistics
+    from eventbus.webhooks import SqliteReplayStore, WebhookApp, WebhookStatistics
 
 __all__ = ["webhook"]
 
@@ -62,7 +63,9 @@ def listen(  # noqa: PLR0917 - typer makes options of them
         typer.Option("--replay", metavar="FILE", help="Remember what came, over restarts."),
     ] = None,
     host: Annotated[str, typer.Option("--host")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")
+    ] = 8000,
 ) -> None:
     """Receive webhooks into a bus until Ctrl-C; then drain it, and print the statistics.
 
@@ -73,12 +76,12 @@ def listen(  # noqa: PLR0917 - typer makes options of them
     """
     from eventbus.cli._schemes import receiving
     from eventbus.cli._serve import listen_on
-    from eventbus.webhooks import MemoryReplayStore, Receiver, SqliteReplayStore, WebhookApp
+    from eventbus.webhooks import Receiver, WebhookApp
 
     bus = load(target)
-    store = MemoryReplayStore() if replay is None else SqliteReplayStore(replay)
     try:
         found = receiving(scheme, _secrets(secret))
+        store = None if replay is None else _opened_store(replay)
         receiver = Receiver(bus, found, topic=topic, ack=ack, replay=store)
         app = WebhookApp({path: receiver})
         listener = listen_on(host, port)
@@ -86,7 +89,7 @@ def listen(  # noqa: PLR0917 - typer makes options of them
         refuse(str(error))
     except OSError as error:
         refuse(f"cannot listen on {host}:{port}: {error.strerror or error}")
-    with listener, store if isinstance(store, SqliteReplayStore) else nullcontext():
+    with listener, nullcontext() if store is None else store:
         name = f"[{host}]" if ":" in host else host
         where = f"http://{name}:{listener.getsockname()[1]}{path}"
         typer.echo(f"{bus.name} gets what is posted to {where}; Ctrl-C ends it", err=True)
@@ -147,6 +150,20 @@ def _secrets(given: str | list[str] | None) -> list[str]:
     if not secrets:
         refuse(f"no secret: set {SECRET}, or pass --secret")
     return secrets
+
+
+def _opened_store(path: str) -> SqliteReplayStore:
+    """A store whose file can be used. Refuses another now, rather than each request later."""
+    from eventbus.webhooks import SqliteReplayStore
+    from eventbus.webhooks.replay import Claim
+
+    store = SqliteReplayStore(path)
+    try:
+        asyncio.run(store.renew(Claim(b"", 0), 0.0))  # nobody's: it changes nothing
+    except sqlite3.Error as error:
+        store.close()
+        refuse(f"cannot use {path!r}: {error}")
+    return store
 
 
 async def _listen(bus: EventBus, app: WebhookApp, listener: socket) -> None:

@@ -35,7 +35,7 @@ class Door:
         key = f"0x{secrets.token_hex(32)}"
         self._sender = sending("component", key)
         self._client = client
-        self.receiver = Receiver(bus, self._sender.scheme)  # type: ignore[arg-type]  # it verifies, too
+        self.receiver = Receiver(bus, self._sender.scheme)
         """The shop knows the public key alone."""
 
     def sign(self, envelope: dict[str, Any]) -> SignedRequest:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from eventbus.webhooks._scheme import Signer
 
 
 class SignedRequest(NamedTuple):
@@ -18,26 +21,6 @@ class SignedRequest(NamedTuple):
     headers: list[tuple[bytes, bytes]]
     """Names in lower case, with ``content-type``; no ``host``, no ``content-length``."""
     body: bytes
-
-
-class Signer(Protocol):
-    """What signs: each scheme of ``eventbus.webhooks`` does, and any that a user has written."""
-
-    def sign(
-        self,
-        type: str,
-        data: Any,
-        *,
-        id: str,
-        time: datetime,
-        happened: datetime | None,
-        method: str,
-        target: str,
-        body: bytes | None,
-        key: str | bytes | None,
-    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
-        """The headers that prove the request, and its body."""
-        ...
 
 
 def sign(
@@ -55,6 +38,8 @@ def sign(
     key: str | bytes | None = None,
 ) -> SignedRequest:
     """The request that a sender of this scheme would send.
+
+    ``scheme`` is one of ``eventbus.webhooks``, or whatever signs as those do.
 
     ``type`` and ``data`` become a body in the form that the scheme's senders use, unless ``body``
     is given. ``id`` is the message's, by default a new one. ``time`` is when it is signed, as a

@@ -3,7 +3,8 @@
 Between its steps a claim belongs to somebody, and a request can be cancelled wherever it waits. So
 whatever waits does so in a task of its own, which nobody cancels: a request that is cancelled, or
 no longer waited for, leaves work that goes on to its end. If the event loop dies first, the claim
-holds until its lease has run out. With a store in memory and room on the bus nothing waits, and
+holds until its lease has run out. A store that fails to end a claim is asked again, three times
+within its lease. With a store in memory and room on the bus nothing waits, and
 no task is made.
 
 ::
@@ -17,13 +18,13 @@ no task is made.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 from eventbus._publishing import TURN_EVERY
 from eventbus.errors import BusClosed, PayloadError, UnknownTopic
 from eventbus.receipt import Receipt
-from eventbus.webhooks._deadline import ended_within, within
+from eventbus.webhooks._deadline import ended_within, sleep, within
 from eventbus.webhooks.errors import (
     AckTimeout,
     Backpressure,
@@ -54,6 +55,15 @@ Ack = Literal["accepted", "handled"]
 
 NAMES_SHOWN: Final = 5
 
+PATIENCE: Final = LEASE / 4
+"""How many seconds a step under a claim may wait for room, or for the store: the steps that follow
+one another without a renewal must end before the lease does, or a replay would take over."""
+
+
+AGAIN: Final = (1.0, 5.0, 20.0)
+"""After how many seconds each a store that failed to end a claim is asked again. A lease is longer:
+else a replay would be published, though its event has been."""
+
 
 class _Pending(NamedTuple):
     """An event that is on the bus, and whose handlers are to be waited for."""
@@ -62,6 +72,9 @@ class _Pending(NamedTuple):
     finishing: asyncio.Task[WebhookError | None]
     """Ends the claim when the handlers have ended. Its result is what went wrong."""
 
+
+Settle = Callable[["Claim"], Awaitable[object]]
+"""A method of a store that takes a claim."""
 
 Admission = Coroutine[Any, Any, Receipt | _Pending | None]
 
@@ -78,6 +91,7 @@ class Acceptance:
         self._in_memory = replay if type(replay) is MemoryReplayStore else None
         self._ack = ack
         self._deadline = deadline
+        self._patience = min(deadline, PATIENCE)
         self._ledger = ledger
         self.tasks: set[asyncio.Task[Any]] = set()
         """What goes on, whether a request waits for it or not."""
@@ -151,7 +165,7 @@ class Acceptance:
         try:
             submitted = submit(self._bus, draft)
         except Exception as error:
-            await self._settle("release", self._replay.release, claim)
+            await self._end("release", self._replay.release, claim)
             raise explain(error) from error
         return await self._go_on(claim, submitted)
 
@@ -161,23 +175,29 @@ class Acceptance:
             if isinstance(submitted, Receipt):
                 receipt = submitted
             else:
-                receipt = await submitted.accepted(self._bus._clock, self._deadline)
+                receipt = await submitted.accepted(self._bus._clock, self._patience)
         except Exception as error:
-            await self._settle("release", self._replay.release, claim)
+            await self._end("release", self._replay.release, claim)
             raise explain(error) from error
         if self._ack == "handled":
             return _Pending(receipt, self._keep(self._finish(claim, receipt)))
-        await self._settle("done", self._replay.done, claim)
+        await self._end("done", self._replay.done, claim)
         return receipt
 
     async def _finish(self, claim: Claim, receipt: Receipt) -> WebhookError | None:
         """Wait for the handlers, however long they take, and end the claim."""
-        outcomes = await self._outcomes(claim, receipt)
+        try:
+            outcomes = await self._outcomes(claim, receipt)
+        except Exception as error:  # WouldDeadlock: a handler of the event waits for this
+            await self._end("release", self._replay.release, claim)
+            failure = explain(error)
+            failure.__cause__ = error
+            return failure
         failed = [each.subscription for each in outcomes if each.status in {"failed", "cancelled"}]
         if not failed:
-            await self._settle("done", self._replay.done, claim)
+            await self._end("done", self._replay.done, claim)
             return None
-        await self._settle("release", self._replay.release, claim)
+        await self._end("release", self._replay.release, claim)
         more = f" and {len(failed) - NAMES_SHOWN} more" if len(failed) > NAMES_SHOWN else ""
         return HandlerFailed(f"failed or cancelled: {', '.join(failed[:NAMES_SHOWN])}{more}")
 
@@ -198,22 +218,33 @@ class Acceptance:
     async def _claim(self, key: bytes, remember: float, now: float) -> Claim | None:
         try:
             return await within(
-                self._bus._clock, self._deadline, self._replay.claim(key, remember, now)
+                self._bus._clock, self._patience, self._replay.claim(key, remember, now)
             )
         except WebhookError:
             raise
         except Exception as error:
             raise ReplayStoreUnavailable(f"claim: {type(error).__name__}") from error
 
-    async def _settle(
-        self, step: str, call: Callable[[Claim], Awaitable[object]], claim: Claim
-    ) -> None:
-        """End or prolong a claim. If the store fails, the lease decides, and the log knows."""
+    async def _end(self, step: str, call: Settle, claim: Claim) -> None:
+        """End a claim. If the store fails, it is asked again while the request is answered."""
+        if not await self._settle(step, call, claim):
+            self._keep(self._end_later(step, call, claim))
+
+    async def _end_later(self, step: str, call: Settle, claim: Claim) -> None:
+        for pause in AGAIN:
+            await sleep(self._bus._clock, pause)
+            if await self._settle(step, call, claim):
+                return
+
+    async def _settle(self, step: str, call: Settle, claim: Claim) -> bool:
+        """End or prolong a claim. False if the store fails: the log knows."""
         try:
-            await within(self._bus._clock, self._deadline, call(claim))
+            await within(self._bus._clock, self._patience, call(claim))
         except Exception as error:
             code = ReplayStoreUnavailable.code
             self._ledger.tell("webhook.unsettled", "error", code, error, lambda: {"step": step})
+            return False
+        return True
 
 
 async def give_turn(bus: EventBus) -> None:
@@ -283,6 +314,12 @@ def explain(error: Exception) -> WebhookError:
     if isinstance(error, UnknownTopic):
         return InvalidEnvelope("type", "is not in the catalogue of the bus")
     if isinstance(error, PayloadError):
-        lines = (f"{'.'.join(map(str, e['loc']))[:100]}: {e['type']}" for e in error.errors[:10])
+        lines = (f"{_place(e['loc'])}: {e['type']}" for e in error.errors[:10])
         return PayloadInvalid(f"{len(error.errors)} errors: {'; '.join(lines)}")
     return ReceiverFailed(f"publishing raised {type(error).__name__}")
+
+
+def _place(path: Iterable[int | str]) -> str:
+    """Where in the data an error is. A key that looks like no field may be anybody's secret."""
+    told = (str(part) if isinstance(part, int) or part.isidentifier() else "?" for part in path)
+    return ".".join(told)[:100]

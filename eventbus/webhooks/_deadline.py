@@ -65,6 +65,12 @@ async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
         return await work
 
 
+async def sleep(clock: Clock, seconds: float) -> None:
+    """Wait for so many seconds."""
+    over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    await ended_within(clock, over, seconds)
+
+
 async def ended_within(clock: Clock, task: asyncio.Future[Any], seconds: float) -> bool:
     """Wait for a task, which is left alone, for so many seconds at most. Whether it has ended."""
     if task.done():

@@ -124,23 +124,19 @@ async def _read_patiently(
 ) -> bytes:
     """The body, where it comes in pieces or not at once. Raises ``TimeoutError``."""
     end = clock.monotonic() + limits.total
-    chunks: list[bytes] = []
-    left = limits.size
+    body = bytearray()  # a list of crumbs would take twenty times their size
     with Deadline(clock, min(limits.idle, limits.total)) as deadline:
         message = await first if isinstance(first, Rest) else first
         while True:
-            chunk = _piece_of(message, left)
-            left -= len(chunk)
-            chunks.append(chunk)
+            chunk = _piece_of(message, limits.size - len(body))
+            body += chunk
             if not message.get("more_body", False):
-                return b"".join(chunks)
+                return bytes(body)
             seconds = end - clock.monotonic()
             if seconds <= 0:  # pieces may come without the loop ever having a turn
                 raise TimeoutError
             if chunk:
                 deadline.renew(min(limits.idle, seconds))
-            else:
-                chunks.pop()
             message = await receive()
 
 

@@ -61,8 +61,8 @@ class Scheme(Protocol):
         ...
 
 
-class SigningScheme(Scheme, Protocol):
-    """A scheme that can also sign, so that a receiver can be tested without its sender."""
+class Signer(Protocol):
+    """What signs requests as their sender does; a user's own need do no more."""
 
     def sign(
         self,
@@ -77,7 +77,7 @@ class SigningScheme(Scheme, Protocol):
         body: bytes | None,
         key: str | bytes | None,
     ) -> tuple[Headers, bytes]:
-        """The headers and the body that a sender would send at that time.
+        """The headers that prove a request, and its body, as a sender would send them at that time.
 
         ``body`` stands for the one that the scheme's senders would write of type, data, id and
         when it ``happened``, by default at that time too. ``key`` is the sender's; by default a
@@ -86,6 +86,10 @@ class SigningScheme(Scheme, Protocol):
         Raises ``OptionError`` if there is nothing to sign with.
         """
         ...
+
+
+class SigningScheme(Scheme, Signer, Protocol):
+    """A scheme that can also sign, so that a receiver can be tested without its sender."""
 
 
 def require_header(request: Request, name: bytes) -> bytes:

@@ -195,6 +195,8 @@ class _Worker:
         self._path = path
         self._lock = threading.Lock()
         """Of all below, and never held while the disk is asked."""
+        self._turn = threading.RLock()
+        """Of the connection: a thread that ends and the next one may both want it."""
         self._jobs: deque[tuple[Job, Future[Any]]] = deque()
         self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
@@ -220,9 +222,11 @@ class _Worker:
 
     def close(self) -> None:
         """Finish, close the file, end the thread."""
+        if self._process != os.getpid():
+            self._begin_again()
         with self._lock:
             thread, self._thread = self._thread, None
-        if thread is not None and self._process == os.getpid():
+        if thread is not None:
             thread.submit(self._disconnect).result()
             thread.shutdown()
 
@@ -230,17 +234,20 @@ class _Worker:
         """In a forked child: the thread is not there, and the connection is the parent's."""
         self._inherited.append(self._connection)
         self._connection = self._thread = None
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.RLock()  # of threads that are gone
         self._jobs.clear()
         self._process = os.getpid()
 
     def _drain(self) -> None:
         """In the thread: do all jobs that wait, in one transaction."""
-        with self._lock:
-            jobs = [each for each in self._jobs if each[1].set_running_or_notify_cancel()]
-            self._jobs.clear()
-        if not jobs:
-            return
+        with self._turn:
+            with self._lock:
+                jobs = [each for each in self._jobs if each[1].set_running_or_notify_cancel()]
+                self._jobs.clear()
+            if jobs:
+                self._do(jobs)
+
+    def _do(self, jobs: list[tuple[Job, Future[Any]]]) -> None:
         try:
             results = self._transact([job for job, _ in jobs])
         except BaseException as error:
@@ -261,14 +268,20 @@ class _Worker:
 
     def _disconnect(self) -> None:
         """In the thread. What made a call fail may be gone when the file is opened anew."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                connection.close()
+        with self._turn:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,  # one at a time, which the worker sees to
+    )
     try:
         _switch_to_wal(connection, path)
         connection.execute("PRAGMA synchronous = FULL")

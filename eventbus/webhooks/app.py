@@ -80,8 +80,8 @@ class WebhookApp:
         self._clock: Clock = SystemClock() if clock is None else clock
         self._ledger = Ledger(_write, self._clock.monotonic, {"app": name})
         self._in_flight = 0
-        self._idle: asyncio.Future[None] | None = None
-        """What a close waits for."""
+        self._closing: list[asyncio.Future[None]] = []
+        """What each close waits for."""
         self._closed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,8 +105,8 @@ class WebhookApp:
             self._ledger.refuse("client_disconnect", 0, dict)
         finally:
             self._in_flight -= 1
-            if not self._in_flight and self._idle is not None and not self._idle.done():
-                self._idle.set_result(None)
+            if not self._in_flight and self._closing:
+                self._tell_closing()
 
     async def __aenter__(self) -> Self:
         """Open it, or open it again. One that was never closed is open."""
@@ -172,10 +172,17 @@ class WebhookApp:
         self._ledger.refuse(code, answer.status, dict)
         return answer
 
+    def _tell_closing(self) -> None:
+        for idle in self._closing:
+            if not idle.done():  # else that close was cancelled
+                idle.set_result(None)
+        self._closing.clear()
+
     async def _end(self) -> None:
         while self._in_flight:
-            self._idle = asyncio.get_running_loop().create_future()
-            await self._idle
+            idle = asyncio.get_running_loop().create_future()
+            self._closing.append(idle)
+            await idle
         for receiver in self._receivers.values():
             await receiver.aclose()
 

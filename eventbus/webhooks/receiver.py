@@ -56,6 +56,10 @@ __all__ = ["Receiver"]
 
 CLOSE: Final = (b"connection", b"close")
 
+CLOCKS_DIFFER: Final = 5.0
+"""For how many seconds more than its signature is good a request is remembered: its last moment
+counts, and the clocks of processes that share a store may differ a little."""
+
 
 class Receiver:
     """Turns the verified requests of one endpoint into events on a bus.
@@ -69,10 +73,11 @@ class Receiver:
       event. What an in-memory bus has accepted is lost if the process dies before the handlers
       have run, and the sender, who was told that all is well, does not send it again. With
       ``"handled"`` it is answered 200 when every handler has returned, and 503 if one failed: the
-      sender's retry then runs them all again.
-    - ``deadline``: for how many seconds a request is kept waiting: for room on the bus and, with
-      ``ack="handled"``, for handlers. Those that take longer go on; until they end, the sender's
-      retries are told that the event is in progress.
+      sender's retry then runs them all again. What a subscription drops by its own ``overflow`` is
+      no failure.
+    - ``deadline``: for how many seconds a request is kept waiting: for room on the bus (15 at most)
+      and, with ``ack="handled"``, for handlers. Those that take longer go on; until they end, the
+      sender's retries are told that the event is in progress.
     - ``name``: for the log, and part of what the replay store keys on, so that two receivers may
       share a store. By default the name of the scheme.
     - ``max_body``: in bytes, at most 25 MiB; by default 1 MiB, or what the scheme's senders need.
@@ -194,8 +199,9 @@ class Receiver:
 
         Raises nothing but what ``receive`` raises. Cancelled as ``accept`` is.
         """
+        headers = tuple(scope["headers"])  # an iterable, and no more, says ASGI
         try:
-            check_head(scope["headers"], self._limits.size)
+            check_head(headers, self._limits.size)
             body = await read_body(receive, self._limits, self._bus._clock)
         except ClientDisconnect as error:
             self._refused(error)
@@ -204,7 +210,7 @@ class Receiver:
             answer = self._refused(error)
             unread = isinstance(error, BodyTooLarge | BodyTimeout)
             return answer.with_headers(CLOSE) if unread and is_http1(scope) else answer
-        request = Request(scope["method"], target_of(scope), tuple(scope["headers"]), body)
+        request = Request(scope["method"], target_of(scope), headers, body)
         return await self._answer(request, None)
 
     @property
@@ -233,7 +239,8 @@ class Receiver:
             draft, verified = verify_request(self._scheme, self._reader, self._topic, request, now)
             key = self._key.copy()
             key.update(verified.key)
-            accepted = await self._acceptance.run(draft, key.digest(), verified.remember, now)
+            remember = verified.remember + CLOCKS_DIFFER
+            accepted = await self._acceptance.run(draft, key.digest(), remember, now)
         except WebhookError as error:
             published = isinstance(error, HandlerFailed | AckTimeout)
             return self._refused(error, request, draft.event() if draft and published else None)

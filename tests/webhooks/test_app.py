@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -367,6 +368,38 @@ class TestBody:
         ]
         assert (await post(app, request(), parts)).status == 200
 
+    async def test_headers_that_are_read_once(self, bus: EventBus) -> None:
+        """ASGI promises an iterable of headers, and no list."""
+        signed = request()
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": signed.body}
+
+        scope = scope_of(signed, headers=iter(signed.headers))
+        answer = await Receiver(bus, SCHEME).serve(scope, receive)
+        assert answer is not None
+        assert answer.status == 200
+
+    async def test_crumbs(self, clock: FakeClock) -> None:
+        """A body that comes in crumbs takes no more memory than one that comes at once."""
+        crumbs = 100_000
+
+        async def receive() -> Any:
+            nonlocal crumbs
+            crumbs -= 1
+            if crumbs % 100 == 0:
+                await asyncio.sleep(0)
+            return {"type": "http.request", "body": b"%02d" % (crumbs % 90), "more_body": crumbs}
+
+        tracemalloc.start()
+        try:
+            body = await read_body(receive, Limits(), clock)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert len(body) == 200_000
+        assert peak < 1_500_000
+
     async def test_pieces_without_a_turn(self, app: WebhookApp, clock: FakeClock) -> None:
         """Empty pieces that come without end, and without the loop having a turn, end too."""
         parts: list[Part] = [b"", lambda: clock.advance(0.1)]
@@ -550,6 +583,19 @@ class TestClosing:
         assert clock.monotonic() - started == pytest.approx(10)
         gate.set()
         assert await app.aclose()
+
+    async def test_two_closes_at_once(self, app: WebhookApp, clock: FakeClock) -> None:
+        """A server and a block may both close it: each returns when all requests are answered."""
+        go_on = asyncio.Event()
+        posting = asyncio.ensure_future(post(app, request(), [BODY[:9], go_on.wait, BODY[9:]]))
+        await turns(5)
+        closing = [asyncio.ensure_future(app.aclose()) for _ in range(2)]
+        await turns(5)
+        go_on.set()
+        started = clock.monotonic()
+        assert await asyncio.gather(*closing) == [True, True]
+        assert clock.monotonic() == started
+        assert (await posting).status == 200
 
     async def test_lifespan(self, app: WebhookApp) -> None:
         """A server opens and closes it; one that was closed may be opened again."""

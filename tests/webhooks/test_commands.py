@@ -6,10 +6,13 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -99,6 +102,25 @@ def endpoint() -> Iterator[Endpoint]:
         thread.start()
         yield endpoint
         endpoint.shutdown()
+        thread.join()
+
+
+@contextmanager
+def dribbling(head: bytes, piece: bytes) -> Iterator[str]:
+    """The URL of a server that answers one request for as long as somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection, suppress(OSError):
+                connection.recv(65_536)
+                connection.sendall(head)
+                while True:
+                    connection.sendall(piece)
+                    time.sleep(0.01)  # real clock: a server in a thread of its own
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
         thread.join()
 
 
@@ -203,6 +225,24 @@ class TestSend:
         assert (result.status, len(endpoint.requests)) == (1, 1)
         assert result.err.startswith("line 1: not JSON")
 
+    def test_what_cannot_be_signed(self, endpoint: Endpoint, lines: Lines) -> None:
+        """A line that the scheme has no signature for is named, and the rest goes on."""
+        deep = b'{"type":"invoice.paid","data":%b1%b}' % (b"[" * 70, b"]" * 70)
+        secret = SECRETS["component"][0]
+        result = invoke(
+            *("webhook", "send", endpoint.url, lines(deep, PAID)),
+            *("--scheme", "component", "--secret", secret),
+        )
+        assert (result.status, len(endpoint.requests)) == (1, 1)
+        assert result.err.startswith("line 1: NoMatchingSignature: ")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="there is such a file on Linux")
+    def test_a_file_that_cannot_be_read(self, endpoint: Endpoint) -> None:
+        """A file whose reading fails is a failure in one line, and the answers are summed up."""
+        result = invoke("webhook", "send", endpoint.url, "/proc/self/mem", "--scheme", "standard")
+        assert (result.status, result.out[:16]) == (1, "0 events posted ")
+        assert result.err.startswith("eventbus: cannot read /proc/self/mem: ")
+
     def test_nobody_answers(self, lines: Lines) -> None:
         """A server that is not there is a failure of each event."""
         with Endpoint() as endpoint:
@@ -210,6 +250,33 @@ class TestSend:
         result = invoke("webhook", "send", url, lines(PAID), "--scheme", "standard")
         assert result.status == 1
         assert answers_in(result.out) == {"no answer: ConnectError": 1}
+
+    def test_an_answer_without_end(self, lines: Lines) -> None:
+        """An answer that never ends is given up at the time-out, and is not kept in memory."""
+        with dribbling(b"HTTP/1.1 200 OK\r\n\r\n", b"x") as url:
+            result = invoke(
+                *("webhook", "send", url, lines(PAID), "--scheme", "standard", "--timeout", "0.5")
+            )
+        assert (result.status, answers_in(result.out)) == (1, {"no answer: TimeoutError": 1})
+        assert result.err.splitlines() == ["line 1: no whole answer within 0.5 s"]
+
+    def test_a_long_answer(self, endpoint: Endpoint, lines: Lines) -> None:
+        """Of a long answer, the status counts: what it says is too long to be a code."""
+        endpoint.answers = [
+            (200, b'{"accepted":true,"more":"' + b"x" * 1_000_000 + b'"}'),
+            (200, b"[" * 50_000),
+        ]
+        result = invoke(
+            *("webhook", "send", endpoint.url, lines(PAID, PAID)),
+            *("--scheme", "standard", "--concurrency", "1"),
+        )
+        assert (result.status, answers_in(result.out)) == (0, {"200": 2})
+
+    def test_an_answer_that_cannot_be_printed(self, endpoint: Endpoint, lines: Lines) -> None:
+        """What a stranger answers does nothing to the terminal."""
+        endpoint.answers = [(400, b'{"error":"\\u001b[2J\\nno"}')]
+        result = invoke("webhook", "send", endpoint.url, lines(PAID), "--scheme", "standard")
+        assert result.err.splitlines() == ["line 1: 400 ?[2J?no"]
 
     def test_an_empty_file(self, endpoint: Endpoint, lines: Lines) -> None:
         """Nothing to send is no failure."""
@@ -221,6 +288,10 @@ class TestSend:
         [
             (["ftp://localhost/", "-", "--scheme", "standard"], "is no URL"),
             (["localhost:8000", "-", "--scheme", "standard"], "is no URL"),
+            (["http://localhost:x/", "-", "--scheme", "standard"], "is no URL"),
+            (["http://[::1", "-", "--scheme", "standard"], "is no URL"),
+            (["http://a/\x7f", "-", "--scheme", "standard"], "is no URL"),
+            (["http://" + "a" * 70_000, "-", "--scheme", "standard"], "is no URL"),
             (["http://localhost/", "missing.jsonl", "--scheme", "standard"], "cannot open"),
             (["http://localhost/", "-", "--scheme", "component"], "non-hexadecimal"),
             (["http://localhost/", "-", "--scheme", "morse"], "morse"),
@@ -304,6 +375,10 @@ class TestListen:
             (["--topic", "a..b"], "makes no topics"),
             (["--secret", "whsk_AAAA"], "whsk_"),
             (["--host", "192.0.2.1", "--port", "9"], "cannot listen on"),
+            (["--port", "65536"], "--port"),
+            (["--port", "-1"], "--port"),
+            (["--replay", ""], "pass a file"),
+            (["--replay", "/no/such/directory/replay.db"], "cannot use '/no/such/directory"),
         ],
     )
     def test_usage(self, write: Write, options: list[str], message: str) -> None:

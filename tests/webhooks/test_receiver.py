@@ -16,6 +16,7 @@ from pydantic import BaseModel, field_validator
 from eventbus import Catalog, Event, EventBus, Hook, OptionError, Topic
 from eventbus.testing import FakeClock
 from eventbus.webhooks import GitHub, StandardWebhooks
+from eventbus.webhooks._request import read_request
 from eventbus.webhooks._sqlite_replay import SqliteReplayStore
 from eventbus.webhooks.errors import NoMatchingSignature, ReplayStoreFull
 from eventbus.webhooks.receiver import Receiver
@@ -221,6 +222,10 @@ class Paid(BaseModel):
 PAID = Topic("invoice.paid", Paid)
 
 
+class Prices(BaseModel):
+    of: dict[str, int]
+
+
 class TestTypedTopics:
     @pytest.fixture
     async def bus(self, clock: FakeClock, lines: LogLines) -> AsyncIterator[EventBus]:
@@ -248,6 +253,16 @@ class TestTypedTopics:
         assert line.fields["detail"] == "1 errors: amount: int_parsing"
         assert "4242" not in repr(line)
         assert bus.statistics().events == 0
+
+    async def test_names_from_the_payload(self, clock: FakeClock) -> None:
+        """The keys of an object may be anybody's secrets: only what looks like a field is told."""
+        bus = EventBus(catalog=Catalog([Topic("prices.changed", Prices)]), clock=clock)
+        body = b'{"type":"prices.changed","data":{"of":{"bob@a.b\\nforged":"x","b":"y","41":""}}}'
+        async with bus:
+            answer = await Receiver(bus, SCHEME).accept(*request(body))
+        assert (
+            str(answer.error) == "3 errors: of.?: int_parsing; of.b: int_parsing; of.?: int_parsing"
+        )
 
     async def test_an_unknown_topic(self, bus: EventBus, store: ReplayStore) -> None:
         """A strict bus takes no topic that its catalogue does not know: 422."""
@@ -300,6 +315,25 @@ class TestBackpressure:
         assert (await receiver.accept(*request(id="msg_2"))).event is not None
         await bus.settle()
         assert bus.statistics().handled == 3
+
+    async def test_a_deadline_longer_than_a_lease(
+        self, bus: EventBus, gate: asyncio.Event, clock: FakeClock
+    ) -> None:
+        """No request waits for room so long that a replay of it could claim its place."""
+        receiver = Receiver(bus, SCHEME, deadline=200)
+        for number in range(2):
+            assert (await receiver.accept(*request(id=f"msg_{number}"))).status == 200
+            await turns(5)
+        waiting = asyncio.ensure_future(receiver.accept(*request(id="msg_2")))
+        await turns(5)
+        replayed = 0
+        while not waiting.done():
+            assert (await receiver.accept(*request(id="msg_2"))).status == 409
+            replayed += 1
+            clock.advance(5)
+            await turns(10)
+        assert waiting.result().status == 503
+        assert replayed < LEASE / 5
 
     async def test_room_in_time(
         self, bus: EventBus, gate: asyncio.Event, store: ReplayStore, clock: FakeClock
@@ -406,6 +440,22 @@ class TestHandled:
         answer = await receiver.accept(*request())
         assert (answer.status, ended) == (200, ["msg_1"])
         assert (await receiver.accept(*request())).body == b'{"duplicate":true}'
+
+    async def test_waiting_for_itself(self, bus: EventBus, store: ReplayStore) -> None:
+        """A handler that accepts what it must handle itself is told so, and no claim stays."""
+        answers = []
+        receiver = Receiver(bus, SCHEME, replay=store, ack="handled")
+
+        @bus.on("invoice.paid", concurrency=1)
+        async def again(event: Event) -> None:
+            if event.id == "msg_1":
+                answers.append(await receiver.accept(*request(id="msg_2")))
+
+        assert (await receiver.accept(*request(id="msg_1"))).status == 200
+        await bus.settle()
+        assert answers[0].status == 503
+        assert "WouldDeadlock" in str(answers[0].error)
+        assert (await receiver.accept(*request(id="msg_2"))).status == 200
 
     async def test_nobody_listens(self, bus: EventBus, store: ReplayStore) -> None:
         """An event that reaches nobody is handled."""
@@ -547,6 +597,25 @@ class TestStores:
         # Until its lease is over, the claim keeps replays out.
         assert (await receiver.accept(*request())).status == 409
 
+    @pytest.mark.parametrize("ack", ["accepted", "handled"])
+    async def test_a_store_that_comes_back(self, bus: EventBus, clock: FakeClock, ack: Ack) -> None:
+        """What was published is remembered once the store can: no replay waits for the lease."""
+        store = SlowStore(fails="done")
+        receiver = Receiver(bus, SCHEME, replay=store, ack=ack)
+        assert (await receiver.accept(*request())).status == 200
+        store.fails = ""
+        await within(receiver.aclose())
+        clock.advance(LEASE)
+        assert (await receiver.accept(*request())).body == b'{"duplicate":true}'
+        assert receiver.statistics().in_flight == 0
+
+    async def test_a_store_that_stays_away(self, bus: EventBus, lines: LogLines) -> None:
+        """It is asked four times; then the lease decides."""
+        receiver = Receiver(bus, SCHEME, replay=SlowStore(fails="done"))
+        assert (await receiver.accept(*request())).status == 200
+        await within(receiver.aclose())
+        assert len(lines.named("webhook.unsettled")) == 4
+
     async def test_a_store_that_cannot_release(self, bus: EventBus, lines: LogLines) -> None:
         """The refusal is the same; the sender's retry waits until the lease is over."""
         receiver = Receiver(bus, SCHEME, replay=SlowStore(fails="release"))
@@ -585,11 +654,26 @@ class TestStores:
         """Once no replay of the first would verify any more, its place is free."""
         receiver = Receiver(bus, SCHEME, replay=MemoryReplayStore(1))
         assert (await receiver.accept(*request(id="msg_1"), now=NOW)).status == 200
-        later = NOW + 301
+        later = NOW + 306
         answer = await receiver.accept(*request(id="msg_2", time=later), now=later)
         assert answer.status == 200
         # Its time-stamp keeps the first one out now.
         assert (await receiver.accept(*request(id="msg_1"), now=later)).status == 401
+
+    async def test_the_last_moment_of_a_signature(self, bus: EventBus, seen: list[Event]) -> None:
+        """A full store forgets nothing in the second in which its replay still verifies.
+
+        Nor in the few seconds by which the clocks of two processes may differ.
+        """
+        for number, apart in enumerate((0, 2)):
+            receiver = Receiver(bus, SCHEME, replay=MemoryReplayStore(2), name=f"r{number}")
+            for each in "ab":
+                assert (await receiver.accept(*request(id=f"{each}{number}"), now=NOW)).event
+            last = NOW + 300
+            other = request(id=f"c{number}", time=last)
+            assert (await receiver.accept(*other, now=last + apart)).status == 503
+            replay = await receiver.accept(*request(id=f"a{number}"), now=last)
+            assert replay.body == b'{"duplicate":true}'
 
 
 Ack = Literal["accepted", "handled"]
@@ -718,6 +802,7 @@ class TestLog:
             twice = [*signed.headers, signed.headers[index]]
             said.append(repr(await receiver.accept("POST", "/", twice, signed.body)))
         said.append(caplog.text)
+        said.append(repr(read_request(*signed)))  # which tracebacks with local variables show
         for secret in (SECRET.removeprefix("whsec_"), signature.removeprefix("v1,"), "in_1"):
             assert not any(secret in text for text in said)
 

@@ -326,6 +326,23 @@ class TestSqlite:
         assert await keep(store, 1, 300, NOW) is None
         store.close()
 
+    async def test_a_call_during_a_close(self, path: Path) -> None:
+        """A store that another thread closes is opened again by whoever needs it meanwhile."""
+        store = SqliteReplayStore(path)
+        await keep(store, 1, 300, NOW)
+        blocker = Blocker()
+        store._worker.leave(blocker)
+        assert await asyncio.to_thread(blocker.begun.wait, 10)
+        closing = asyncio.ensure_future(asyncio.to_thread(store.close))
+        while store._worker._thread is not None:  # noqa: ASYNC110 - it is looked at, not told
+            await asyncio.sleep(0)
+        keeping = asyncio.ensure_future(keep(store, 1, 300, NOW))
+        await asyncio.sleep(0.05)  # real clock: time for another thread to go wrong
+        blocker.go_on.set()
+        assert await keeping is None
+        await closing
+        store.close()
+
     def test_several_processes_at_once(self, path: Path) -> None:
         """Four processes want the same 100 keys: each key is claimed once."""
         workers = [start(WORKER, path) for _ in range(4)]
@@ -345,18 +362,26 @@ class TestSqlite:
             assert await store.claim(key_of(1), 600, NOW + LEASE) is not None
 
     @pytest.mark.posix
-    def test_a_fork_uses_the_file_anew(self, path: Path) -> None:
-        """A child of a process that has used the store opens the file for itself."""
+    @pytest.mark.parametrize("closes", [True, False])
+    def test_a_fork_uses_the_file_anew(self, path: Path, closes: bool) -> None:
+        """A child of a process that has used the store opens the file for itself.
+
+        It may close first what the parent had open: that changes nothing for the parent.
+        """
         store = SqliteReplayStore(path)
         asyncio.run(keep(store, 1, 300, NOW))
+        store._worker._lock.acquire()  # as the thread of the store may have it just then
         child = os.fork()
         if not child:  # pragma: no cover - coverage cannot see that child
             status = 1
-            signal.alarm(30)  # a child that hangs must not outlive its test
+            signal.alarm(10)  # a child that hangs must not outlive its test
             try:
+                if closes:
+                    store.close()
                 status = fork_child(store)
             finally:
                 os._exit(status)
+        store._worker._lock.release()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert asyncio.run(keep(store, 2, 300, NOW)) is None
         store.close()
