@@ -14,12 +14,13 @@ has a place for it. What is left is any pump's to take.
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from eventbus import _ends
 from eventbus.event import current
-from eventbus.subscription import GONE, IDLE
+from eventbus.subscription import IDLE
 
 if TYPE_CHECKING:
     from collections import deque
@@ -107,13 +108,14 @@ class HandlerTask(asyncio.Task[None]):
             delivery = _ends.new_delivery(subscription, receipt, None)
             delivery.started = now
             _ends.began_to_wait(delivery, self)
-            if subscription._full:
-                bus._make_room(subscription)
-        self._let_go()
-        if delivery is not None and subscription._standing == GONE:  # a hook has unsubscribed it
-            delivery.attempt = 0
-            _ends.end(delivery, "cancelled")
-            return None
+        rest = True  # unless a hook raises what ends programs
+        try:
+            # This is the handler's context: hooks belong neither in it nor inside its publisher.
+            if delivery and subscription._full and not Context().run(_ends.may_begin, delivery):
+                delivery = None
+            rest = False
+        finally:
+            self._let_go(rest=rest)
         return delivery
 
     def _let_go(self, *, rest: bool = False) -> None:

@@ -46,6 +46,23 @@ def new_delivery(subscription: Subscription, receipt: Receipt, lane: Lane | None
     return delivery
 
 
+def may_begin(delivery: Delivery) -> bool:
+    """Serve who waits for the place that it has just left in a full queue.
+
+    Hooks run here. They may unsubscribe it, or raise what ends programs: then it ends, unstarted.
+    """
+    owner = delivery.owner
+    gone = True
+    try:
+        owner.bus._make_room(owner)
+        gone = owner._standing == GONE
+    finally:
+        if gone:
+            delivery.attempt = 0
+            end(delivery, "cancelled")
+    return not gone
+
+
 def typed_event(delivery: Delivery) -> Event[Any]:
     """The event as the handler's annotation asks for it.
 

@@ -396,6 +396,7 @@ class Engine:
                 abandoned=list(report.abandoned),
             )
         if not self._is_busy():
+            self._spare = None  # whatever has a spare pump has a loop
             self._loop = None
 
     def _all_subscriptions(self) -> list[Subscription]:

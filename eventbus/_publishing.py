@@ -222,6 +222,8 @@ class Publishing(Engine):
             name: str = topic
         else:
             name, data = _resolve(topic, data)
+            if self._loop is None:
+                _binding.bind(self)  # a validator has published, and so let go of the loop
         route = self._index.match(name) or self._find_route(name)
         delivery = current.get()
         inside = None if delivery is None else self._inside(delivery)

@@ -146,8 +146,8 @@ def _begin_batch(task: PumpTask) -> Waiting | None:
         # Not in a child that the handler has forked.
         if bus._loop is task.get_loop():  # pragma: no branch - coverage cannot see that child
             bus._stepping = None
-            if bus._returning and waiting is None and not rest and not task.cancelling():
-                bus._spare = task
+            if bus._returning and waiting is None and not rest and task.deadline > -math.inf:
+                bus._spare = task  # nobody has asked to cancel it, not even to take that back
             bus._pump_ended(rest=rest, spread=waiting is not None)
     return waiting
 
@@ -202,12 +202,8 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                 delivery.attempt = 1
                 delivery.started = now
                 bus._stepping = delivery
-                if subscription._full:
-                    bus._make_room(subscription)
-                    if subscription._standing == GONE:  # a hook has unsubscribed it meanwhile
-                        delivery.attempt = 0
-                        _ends.end(delivery, "cancelled")
-                        break
+                if subscription._full and not _ends.may_begin(delivery):
+                    break
                 context = receipt._context.copy()  # type: ignore[union-attr]  # it has pending deliveries
                 if is_async:
                     if step is None:
@@ -270,14 +266,13 @@ def _step_carefully(task: PumpTask, subscription: Subscription) -> Waiting | Non
     """Start the next attempt of a subscription that has one to start."""
     bus = task.bus
     if subscription._due:
-        delivery = subscription._due.popleft()
+        delivery = bus._stepping = subscription._due.popleft()
         delivery.attempt += 1
     else:
-        delivery = _take(subscription)
+        delivery = bus._stepping = _take(subscription)
         delivery.started = bus._clock.monotonic()
-    bus._stepping = delivery
-    if subscription._full:
-        bus._make_room(subscription)
+        if subscription._full and not _ends.may_begin(delivery):
+            return None
     if delivery.work is not None:
         delivery.work.began = bus._clock.monotonic()
     assert delivery.receipt._context is not None
