@@ -221,9 +221,7 @@ class Publishing(Engine):
         if type(topic) is str:
             name: str = topic
         else:
-            name, data = _resolve(topic, data)
-            if self._loop is None:
-                _binding.bind(self)  # a validator has published, and so let go of the loop
+            name, data = self._resolve(topic, data)
         route = self._index.match(name) or self._find_route(name)
         delivery = current.get()
         inside = None if delivery is None else self._inside(delivery)
@@ -314,6 +312,14 @@ class Publishing(Engine):
         here = delivery.status is None and delivery.owner.bus._loop is self._loop
         return delivery if here else None
 
+    def _resolve(self, topic: object, data: Any) -> tuple[str, Any]:
+        if not isinstance(topic, Topic):
+            return check_topic(topic), data
+        data = topic.validate(data)
+        if self._loop is None:
+            _binding.bind(self)  # a validator has published, and so let go of the loop
+        return topic.name, data
+
     def _find_route(self, topic: str) -> Route[Subscription]:
         """The route of a topic that was not met of late: it is checked here, and only here."""
         topic = check_topic(topic)
@@ -371,12 +377,6 @@ class Publishing(Engine):
                 raise
         self.dead_letters.discard(letter)
         return submitted
-
-
-def _resolve(topic: object, data: Any) -> tuple[str, Any]:
-    if isinstance(topic, Topic):
-        return topic.name, topic.validate(data)
-    return check_topic(topic), data
 
 
 def _any_full(subscriptions: tuple[Subscription, ...]) -> bool:

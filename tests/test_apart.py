@@ -327,6 +327,46 @@ async def test_a_hook_that_unsubscribes_it_in_the_moment_it_begins() -> None:
     assert balances(bus, subscription, other)
 
 
+async def test_hooks_that_it_calls_are_not_in_its_context() -> None:
+    """P14, P15: a hook called when it frees a place does not write to its context.
+
+    Nor is that hook inside a handler, though the publisher of the event is one that still runs.
+    """
+    published: list[Event[Any]] = []
+
+    class Note(Hook):
+        def accepted(self, event: Event[Any], deliveries: int) -> None:
+            if event.data == "outsider":
+                request.set("the hook's")
+                published.append(bus.publish_nowait("note").event)
+
+    bus, seen = EventBus(hooks=[Note()]), []
+
+    async def handle(event: Event[Any]) -> None:
+        seen.append((event.data, request.get(), type(asyncio.current_task())))
+        await asyncio.sleep(0)
+
+    async def publish_nested(_: Event[Any]) -> None:
+        await bus.publish("a", "nested")
+        await bus.publish("b", "nested")
+        await leave.wait()
+
+    leave = asyncio.Event()
+    bus.subscribe(handle, "a", capacity=1)
+    bus.subscribe(handle, "b")
+    bus.subscribe(publish_nested, "outer")
+    await within(bus.publish_and_wait("a"))
+    await within(bus.publish_and_wait("b"))
+    seen.clear()
+    await bus.publish("outer")
+    waiting = asyncio.create_task(bus.publish("a", "outsider"))
+    await within(waiting)
+    leave.set()
+    await within(bus.settle())
+    assert ("nested", None, HandlerTask) in seen
+    assert [each.cause for each in published] == [None]
+
+
 def test_a_task_of_a_lost_loop_has_nothing_to_give_back() -> None:
     """It had not begun when its loop was closed; cancelled later, it leaves the bus as it is."""
     case = Case()

@@ -26,6 +26,7 @@ from eventbus import (
     LogLine,
     NotSubscribed,
     Outcome,
+    Receipt,
     Retry,
     Topic,
     TopicError,
@@ -696,6 +697,68 @@ async def test_a_validator_of_a_stream_may_publish_and_may_break(bus: EventBus) 
         with expect_failure(bus, LookupError, handler="stream"), pytest.raises(LookupError):
             await within(anext(events))
     assert checked == ["first", "second", "broken"]
+
+
+async def test_a_validator_of_a_topic_may_publish() -> None:
+    """P13: an event for nobody leaves the bus idle; the one that is being published binds it."""
+    bus, seen = EventBus(), []
+
+    def check(data: object) -> object:
+        bus.publish_nowait("for.nobody")
+        return data
+
+    topic: Topic[Any] = Topic("a", Annotated[Any, AfterValidator(check)])
+    bus.subscribe(lambda event: seen.append(event.data), "a")
+    for number in range(2):
+        await within(bus.publish_and_wait(topic, number))
+    assert seen == [0, 1]
+    await turns(1)
+    assert (bus._pumps, bus._loop) == (0, None)
+
+
+@pytest.mark.parametrize("known_to_wait", [False, True])
+def test_a_hook_that_ends_the_program_while_a_place_is_freed(known_to_wait: bool) -> None:
+    """P2, P6: the delivery that has left the queue ends, and the publisher who waited is told."""
+
+    class Leave(Hook):
+        def accepted(self, event: Event[Any], deliveries: int) -> None:
+            if event.data == "waited":
+                raise SystemExit
+
+    async def handle(event: Event[Any]) -> None:
+        await asyncio.sleep(0)
+        seen.append(event.data)
+
+    bus, seen = EventBus(hooks=[Leave()]), []
+    bus.subscribe(handle, "a", capacity=1)
+    bus.subscribe(handle, "b")
+
+    async def main() -> tuple[Outcome, Outcome]:
+        if known_to_wait:
+            await bus.publish_and_wait("a", "before")
+            await bus.publish_and_wait("b", "before")
+            seen.clear()
+        waiting = asyncio.ensure_future(publish_last())
+        first = bus.publish_nowait("a", "first")
+        bus.publish_nowait("b", "beside")
+        (outcome,) = await first.outcomes()
+        return outcome, *await (await waiting).outcomes()
+
+    async def publish_last() -> Receipt:
+        return await bus.publish("a", "waited")  # before the pump has its turn
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # it tells of the exit as well
+    task = loop.create_task(main())
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(task)
+    first, second = loop.run_until_complete(asyncio.wait_for(task, 5))
+    assert (first.status, first.attempts, second.status) == ("cancelled", 0, "handled")
+    loop.run_until_complete(asyncio.wait_for(bus.settle(), 5))
+    assert sorted(seen) == ["beside", "waited"]
+    assert balances(bus, *bus.subscriptions)
+    assert (bus._pumps, bus._loop) == (0, None)
+    loop.close()
 
 
 async def test_a_delivery_that_ended_as_its_thread_came_free_does_not_begin() -> None:

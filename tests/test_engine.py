@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import Event, EventBus, _engine, _pump
+from eventbus import BusClosed, Event, EventBus, _engine, _pump
 from eventbus._pump import PumpTask
 from tests.conftest import VARIANT
 from tests.helpers import within
@@ -196,8 +196,12 @@ async def test_a_spare_pump_cancelled_when_it_is_needed_again_gives_back_its_pla
     assert spare.cancelled()
 
 
-async def test_a_pump_whose_handler_cancelled_it_is_not_kept() -> None:
-    """The request is for the handler, which is over, and must arrive at nobody else."""
+@pytest.mark.parametrize("taken_back", [False, True])
+async def test_a_pump_whose_handler_cancelled_it_is_not_kept(taken_back: bool) -> None:
+    """The request is for the handler, which is over, and must arrive at nobody else.
+
+    Until Python 3.13 it arrives even if the handler has taken it back.
+    """
     bus = EventBus()
 
     @bus.on("a")
@@ -205,11 +209,31 @@ async def test_a_pump_whose_handler_cancelled_it_is_not_kept() -> None:
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
+        if taken_back:
+            task.uncancel()
 
     for _ in range(2):
         (outcome,) = await within(bus.publish_and_wait("a"))
         assert outcome.status == "handled"
         assert bus._spare is None
+
+
+async def test_a_bus_that_is_closed_keeps_no_spare_pump() -> None:
+    """P11, P13: who was about to publish again is told that the bus is closed, and nothing else."""
+    bus = EventBus()
+    bus.subscribe(lambda event: None)
+
+    async def publish_twice() -> None:
+        await bus.publish_and_wait("a")
+        assert (bus._spare, bus._loop) == (None, None)
+        with pytest.raises(BusClosed):
+            await bus.publish("a")
+
+    async with bus:
+        publisher = asyncio.create_task(publish_twice())
+        await asyncio.sleep(0)
+        await within(bus.aclose())
+        await publisher
 
 
 async def test_a_batch_that_is_full_goes_on_in_the_same_task() -> None:
