@@ -730,11 +730,11 @@ def test_a_hook_that_ends_the_program_while_a_place_is_freed(known_to_wait: bool
         await asyncio.sleep(0)
         seen.append(event.data)
 
-    bus, seen = EventBus(hooks=[Leave()]), []
+    bus, seen = EventBus(hooks=[Leave()]), list[object]()
     bus.subscribe(handle, "a", capacity=1)
     bus.subscribe(handle, "b")
 
-    async def main() -> tuple[Outcome, Outcome]:
+    async def main() -> tuple[Outcome, ...]:
         if known_to_wait:
             await bus.publish_and_wait("a", "before")
             await bus.publish_and_wait("b", "before")
@@ -756,7 +756,7 @@ def test_a_hook_that_ends_the_program_while_a_place_is_freed(known_to_wait: bool
         first, second = loop.run_until_complete(within(task))
         assert (first.status, first.attempts, second.status) == ("cancelled", 0, "handled")
         loop.run_until_complete(within(bus.settle()))
-    assert sorted(seen) == ["beside", "waited"]
+    assert set(seen) == {"beside", "waited"}
     assert balances(bus, *bus.subscriptions)
     assert (bus._pumps, bus._loop) == (0, None)
 

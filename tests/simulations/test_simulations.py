@@ -7,9 +7,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from eventbus.testing import Simulation, simulate
-from tests.simulations import scenarios_life, scenarios_order
+from tests.simulations import scenarios_life, scenarios_order, scenarios_waiting
 
-SCENARIOS = [*scenarios_order.SCENARIOS, *scenarios_life.SCENARIOS]
+SCENARIOS = [
+    *scenarios_order.SCENARIOS,
+    *scenarios_life.SCENARIOS,
+    *scenarios_waiting.SCENARIOS,
+]
 
 FIRST = 100
 """Seeds of the default run."""
