@@ -158,5 +158,6 @@ async def _run(task: HandlerTask) -> None:
         _ends.failed_in_its_task(delivery)
     else:
         _ends.end(delivery, "handled")
+        delivery.working().task = None  # its context knows the delivery: that would be a cycle
     if at_once and not owner._active:
         owner._active = None  # it has hardly waited: let pumps step the next

@@ -8,6 +8,8 @@ loop after a publication, and the task in the second: the cases do their harm in
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
@@ -89,7 +91,7 @@ async def test_it_runs_in_a_task_of_its_own_in_its_publishers_context(case: Case
 
 async def test_all_begin_in_one_turn_of_the_loop() -> None:
     """A hundred handlers that are known to wait do not wait for each other's pumps."""
-    bus, begun = EventBus(), []
+    bus, begun = EventBus(clock=FakeClock()), []  # however long a busy machine takes
 
     async def handle(_: Event[Any]) -> None:
         begun.append(1)
@@ -325,6 +327,27 @@ async def test_a_hook_that_unsubscribes_it_in_the_moment_it_begins() -> None:
     await within(bus.settle())
     assert seen == [0, 0, 1]
     assert balances(bus, subscription, other)
+
+
+async def test_what_it_handled_needs_no_collector(case: Case) -> None:
+    """P5: with the task of its last handler, an event is gone; no cycle keeps it in memory."""
+
+    class Data:
+        pass
+
+    gc.disable()
+    try:
+        data = Data()
+        gone = weakref.ref(data)
+        await within(case.bus.publish_and_wait("a", data))
+        assert isinstance(case.tasks[0], HandlerTask)
+        del data
+        case.seen.clear()
+        case.tasks.clear()
+        await turns(2)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_hooks_that_it_calls_are_not_in_its_context() -> None:
