@@ -315,3 +315,24 @@ async def test_a_child_in_which_the_handler_returns_counts_nothing() -> None:
     assert status == 0
     await within(bus.settle())
     assert bus.statistics().handled == 1
+
+
+async def test_what_is_closed_stays_closed_in_a_child() -> None:
+    """A bus that was closed before the fork refuses in the child too, until it is entered there."""
+    bus = EventBus()
+    seen: list[object] = []
+    bus.subscribe(lambda event: seen.append(event.data), "a")
+    await bus.aclose()
+
+    def refused() -> str:
+        async def publish() -> None:
+            await bus.publish("a", "child")
+
+        with pytest.raises(BusClosed) as caught:
+            asyncio.run(publish())
+        return str(caught.value)
+
+    assert in_child(lambda: (refused(), use(bus, seen)[1])) == (
+        "eventbus is closed: enter it again with 'async with bus'",
+        ["child"],
+    )
