@@ -5,8 +5,9 @@ DURATIONS=()
 # Slow tests have no limit of 120 s each, but they have one.
 # shellcheck disable=SC2034 # used by those who source this
 SLOW=(-m slow -o faulthandler_timeout=900 --ignore=tests/simulations --ignore=tests/test_model.py
+    --ignore=tests/webhooks/test_receiver.py
     --ignore=tests/webhooks/test_node_peers.py) # it has a stage, and needs what that installs
-# These two have processes of their own: asyncio goes through all tasks in memory, and others leave many.
+# These have processes of their own: asyncio goes through all tasks in memory, and others leave many.
 # shellcheck disable=SC2034
 MANY_TASKS=(-m slow -o faulthandler_timeout=900)
 
