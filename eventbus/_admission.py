@@ -202,7 +202,7 @@ class Ticket:
         }
         self.receipt = receipt
         self.number = next(_numbers)
-        self.since = bus._clock.monotonic()
+        self.since = bus._monotonic()
         self.warned = False
         self.accepted = False
         self.blocked_by: Subscription | None = None
@@ -318,7 +318,7 @@ def _try_again(bus: Engine, ticket: Ticket) -> None:
         enter_line(ticket, blocking)
         return
     _forget(ticket)
-    now = bus._clock.monotonic()
+    now = bus._monotonic()
     if ticket.only is None:  # a redelivered event keeps its time
         date(receipt.event, bus._clock.time())
     receipt._accepted_at = now
@@ -355,13 +355,13 @@ def watch(bus: Engine) -> None:
     if bus._room_timer is None:
         ticket = next((ticket for ticket in bus._tickets.values() if not ticket.warned), None)
         if ticket is not None:
-            left = ticket.since + ROOM_WARNING_SECONDS - bus._clock.monotonic()
+            left = ticket.since + ROOM_WARNING_SECONDS - bus._monotonic()
             bus._room_timer = bus._clock.call_later(max(left, 0), lambda: _warn(bus))
 
 
 def _warn(bus: Engine) -> None:
     bus._room_timer = None
-    now = bus._clock.monotonic()
+    now = bus._monotonic()
     for ticket in list(bus._tickets.values()):
         if ticket.since + ROOM_WARNING_SECONDS > now:  # the sum that `watch` made, to the last bit
             break

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from eventbus import _ends
-from eventbus.event import current
+from eventbus.event import set_current
 from eventbus.subscription import IDLE
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class HandlerTask(asyncio.Task[None]):
         del self.receipt
         if bus._loop is not self.get_loop():  # pragma: no cover - in a child that was forked
             return None  # what it was to take is the parent's
-        now = bus._clock.monotonic()
+        now = bus._monotonic()
         if bus._apart_until is None:
             bus._apart_until = now + BEGIN_SECONDS
         delivery = None
@@ -140,11 +140,12 @@ async def _run(task: HandlerTask) -> None:
     owner = delivery.owner
     bus = owner.bus
     bus._stepping = delivery
-    current.set(delivery)
+    set_current(delivery)
+    handler = owner.handler
     del task  # frames of errors know this one, and would keep what it knows
     failed = False
     try:
-        delivery.result = await owner.handler(delivery.event)
+        delivery.result = await handler(delivery.event)
     except BaseException as error:
         if _ends.is_destroyed(error):  # the task is, with its loop or without
             _ends.destroyed(delivery)

@@ -96,7 +96,7 @@ def start_timeout(delivery: Delivery) -> None:
         bus = delivery.owner.bus
         work = delivery.working()
         began = delivery.started if work.began is None else work.began
-        left = began + timeout - bus._clock.monotonic()
+        left = began + timeout - bus._monotonic()
         work.timer = bus._clock.call_later(max(left, 0), lambda: _time_out(delivery))
 
 
@@ -308,7 +308,7 @@ def _account(delivery: Delivery, status: Status) -> None:
     bus = owner.bus
     receipt = delivery.receipt
     delivery.status = status
-    delivery.ended = bus._clock.monotonic()
+    delivery.ended = bus._monotonic()
     delivery.receipt = None  # type: ignore[assignment]  # it has ended
     if status == "handled":
         owner.handled += 1
@@ -358,7 +358,7 @@ def end_unstarted(
         return partial(_remember, subscription, receipt, error, 0)
     delivery = new_delivery(subscription, receipt, None)
     delivery.attempt = 0
-    delivery.started = bus._clock.monotonic()
+    delivery.started = bus._monotonic()
     delivery.error = error
     delivery.status = status
     delivery.ended = delivery.started

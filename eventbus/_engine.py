@@ -99,7 +99,7 @@ class Engine:
         self._source = source
         self._catalog = catalog
         self._strict = strict
-        self._clock = clock
+        self._set_clock(clock)
         self._random = _random
         self._cascade_limit = cascade_limit
         self._cascade_depth = cascade_depth
@@ -139,6 +139,10 @@ class Engine:
         """The order in which buses were made."""
         self._start_empty()
         instances.add(self)
+
+    def _set_clock(self, clock: Clock) -> None:
+        self._clock = clock
+        self._monotonic = clock.monotonic
 
     def _start_empty(self) -> None:
         """Nothing pending, no loop."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
 from eventbus import _admission, _binding, _deadlock, _registration
 from eventbus._engine import Engine
 from eventbus.errors import BusClosed, NotSubscribed, UnknownTopic, WouldBlock
-from eventbus.event import EventFields, current, given_slots
+from eventbus.event import EventFields, get_current, given_slots
 from eventbus.receipt import Outcome, Receipt, make_nested, new_publication, new_receipt
 from eventbus.subscription import READY, Subscription
 from eventbus.topics import Topic, check_topic
@@ -223,11 +223,11 @@ class Publishing(Engine):
         else:
             name, data = self._resolve(topic, data)
         route = self._index.match(name) or self._find_route(name)
-        delivery = current.get()
+        delivery = get_current()
         inside = None if delivery is None else self._inside(delivery)
         if self._barred:
             self._refuse(inside)
-        now = self._clock.monotonic()
+        now = self._monotonic()
         cause = None if delivery is None else delivery.event
         receipt = new_publication(self, name, data, now, cause, given)
 
@@ -353,7 +353,7 @@ class Publishing(Engine):
         and also if this is cancelled before the event is accepted.
         """
         _binding.bind(self)
-        delivery = current.get()
+        delivery = get_current()
         inside = None if delivery is None else self._inside(delivery)
         if self._barred:
             self._refuse(inside)
@@ -363,7 +363,7 @@ class Publishing(Engine):
             raise NotSubscribed(
                 f"{letter.subscription} is not subscribed any more: {letter!r} stays"
             )
-        now = self._clock.monotonic()
+        now = self._monotonic()
         receipt = new_receipt(self, letter.event, copy_context(), now)
         receipt._redelivered = True
         submitted = self._submit_carefully(receipt, (subscription,), inside, True, subscription)

@@ -34,7 +34,7 @@ from eventbus._apart import start_apart
 from eventbus._delivery import Delivery
 from eventbus._queues import KeyedQueue
 from eventbus.errors import PayloadError
-from eventbus.event import current
+from eventbus.event import set_current
 from eventbus.receipt import finish, one_turn
 from eventbus.subscription import GONE, HELD, IDLE
 
@@ -156,13 +156,13 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
     """Step through ready subscriptions until the batch is full or a handler waits."""
     bus = task.bus
     ready = bus._ready
-    monotonic = bus._clock.monotonic
+    monotonic = bus._monotonic
     now = monotonic()
     task.deadline = now + BATCH_SECONDS
     left = BATCH_STEPS
     plain: Driver | None = None
     step: Callable[[Delivery], Any] | None = None
-    while ready and left > 0:
+    while ready and left:
         subscription = ready.popleft()
         subscription._place = HELD
         if subscription._active is not None and FAST:
@@ -172,7 +172,7 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                 continue
         try:
             if subscription._due or not (subscription._direct and FAST):
-                while left > 0 and subscription._has_work():
+                while left and subscription._has_work():
                     left -= 1
                     waiting = _step_carefully(task, subscription)
                     if waiting is not None:
@@ -189,7 +189,7 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
             is_async = subscription._is_async
             if subscription._running >= subscription.concurrency:
                 continue
-            while queue and left > 0:
+            while queue and left:
                 left -= 1
                 receipt = queue.popleft()
                 delivery = Delivery()
@@ -270,11 +270,11 @@ def _step_carefully(task: PumpTask, subscription: Subscription) -> Waiting | Non
         delivery.attempt += 1
     else:
         delivery = bus._stepping = _take(subscription)
-        delivery.started = bus._clock.monotonic()
+        delivery.started = bus._monotonic()
         if subscription._full and not _ends.may_begin(delivery):
             return None
     if delivery.work is not None:
-        delivery.work.began = bus._clock.monotonic()
+        delivery.work.began = bus._monotonic()
     assert delivery.receipt._context is not None
     context = delivery.receipt._context.copy()
     if subscription._options.thread:
@@ -308,7 +308,7 @@ def _take(subscription: Subscription) -> Delivery:
 
 
 def _call(delivery: Delivery, call: Callable[[Event[Any]], Any], event: Event[Any]) -> Any:
-    current.set(delivery)
+    set_current(delivery)
     del delivery  # a traceback would keep it
     return call(event)
 
@@ -322,9 +322,10 @@ def _awaiting(function: Callable[P, Driver]) -> Callable[P, Driver]:
 def _plain_driver(delivery: Delivery) -> Driver:
     """Runs async handlers of direct subscriptions, one delivery after the other."""
     while True:
-        current.set(delivery)
+        set_current(delivery)
+        handler = delivery.owner.handler  # called as an attribute, it would be looked for as a method
         try:
-            delivery.result = yield from delivery.owner.handler(delivery.event)
+            delivery.result = yield from handler(delivery.event)
             signal = DONE
         except BaseException as error:
             if _ends.is_destroyed(error):
@@ -351,7 +352,7 @@ def _await_result(delivery: Delivery, awaitable: Any) -> Driver:
 @_awaiting
 def _careful_driver(delivery: Delivery) -> Driver:
     """Runs one attempt of any handler, with its payload validated and its observers told."""
-    current.set(delivery)
+    set_current(delivery)
     subscription, signal, failure = delivery.owner, DONE, FAILED
     observers, observe = subscription.bus._observers, subscription.bus._observe
     try:

@@ -78,7 +78,7 @@ async def _carry(delivery: Delivery, context: Context) -> None:
         delivery.error = None
         work.awaits_thread = False
         work.in_thread = True
-        work.began = bus._clock.monotonic()
+        work.began = bus._monotonic()
         if delivery.attempt == 1:
             delivery.started = work.began
         _ends.start_timeout(delivery)

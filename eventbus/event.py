@@ -49,6 +49,11 @@ class RunningDelivery(Protocol):
 current: ContextVar[Delivery | None] = ContextVar("eventbus.delivery", default=None)
 """The delivery in whose handler, or in a task started there, this code runs. It may have ended."""
 
+# Bound once. In a call of `current.get()`, where `current` is imported, the interpreter makes a
+# method object each time (it takes what is imported for a module).
+get_current = current.get
+set_current = current.set
+
 
 class EventDraft:
     """An event while it is made.

@@ -19,7 +19,7 @@ from eventbus import _deadlock
 from eventbus._delivery import Delivery, Status, Wait
 from eventbus._identity import next_serial
 from eventbus.errors import DeliveryCancelled, EventBusError, HandlerErrors
-from eventbus.event import NOTHING, Event, EventDraft, current
+from eventbus.event import NOTHING, Event, EventDraft, get_current
 
 if TYPE_CHECKING:
     from eventbus._engine import Engine
@@ -158,7 +158,7 @@ class Receipt:
             self._waiters = []
         if not (self.cascade_done if cascade else self.done):
             bus = self._bus
-            if current.get() is None and bus._is_here():
+            if get_current() is None and bus._is_here():
                 bus._returning += 1
                 try:
                     await one_turn()  # enough for handlers that do not wait, and needs no future
@@ -275,7 +275,7 @@ def make_nested(receipt: Receipt, parent: Receipt, deliveries: int) -> None:
 def finish(receipt: Receipt) -> None:
     """All deliveries have ended: free what they needed and wake who waits for them."""
     receipt._context = None
-    through = receipt._children == 0
+    through = not receipt._children
     if receipt._waiters:
         _wake(receipt._waiters, cascade=through)
     if receipt._root is not None and receipt._unread == 0:

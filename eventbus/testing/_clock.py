@@ -289,13 +289,13 @@ def fake_time(
     _check_idle(buses, "before the block")
     before = [bus._clock for bus in buses]
     for bus in buses:
-        bus._clock = clock
+        bus._set_clock(clock)
     try:
         yield clock
         _check_idle(buses, "in the block")
     finally:
         for bus, old in zip(buses, before, strict=True):
-            bus._clock = old
+            bus._set_clock(old)
 
 
 def _check_idle(buses: Iterable[EventBus], when: str) -> None:
