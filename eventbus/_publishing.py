@@ -38,6 +38,8 @@ LOOK_SECONDS: Final = 1.0
 class Publishing(Engine):
     """An engine that accepts events."""
 
+    __slots__ = ()
+
     @overload
     async def publish(
         self,

@@ -19,7 +19,7 @@ from eventbus._closing import CloseReport, Closing
 from eventbus._delivery import Wait
 from eventbus._handler import describe_callable
 from eventbus._publishing import Publishing
-from eventbus._state import State
+from eventbus._state import State, instances
 from eventbus.catalog import Catalog
 from eventbus.clock import Clock, SystemClock
 from eventbus.errors import (
@@ -160,6 +160,7 @@ class EventBus(Publishing):
             cascade_depth=cascade_depth,
             threads=threads,
         )
+        instances.add(self)
 
     # ---- Subscribing
 
