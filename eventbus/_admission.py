@@ -20,11 +20,10 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from eventbus import _deadlock, _ends
+from eventbus import _cascade, _deadlock, _ends
 from eventbus._queues import KeyedQueue
-from eventbus.errors import BusClosed, CascadeOverflow, NotSubscribed
+from eventbus.errors import BusClosed, NotSubscribed
 from eventbus.event import date
-from eventbus.receipt import Receipt, make_nested
 from eventbus.subscription import LISTENING
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from eventbus._delivery import Delivery
     from eventbus._engine import Engine
+    from eventbus.receipt import Receipt
     from eventbus.subscription import Subscription
 
 
@@ -89,24 +89,6 @@ def first_full(verdicts: Iterable[Verdict]) -> Subscription | None:
     return None
 
 
-def check_cascade(bus: Engine, parent: Receipt, deliveries: int) -> None:
-    """Raise ``CascadeOverflow`` if one more nested event would be too many."""
-    root = parent if parent._root is None else parent._root
-    if root._pending_nested + deliveries > bus._cascade_limit:
-        raise CascadeOverflow(
-            f"{root.event!r} has caused {root._pending_nested} deliveries that are pending, "
-            f"and cascade_limit={bus._cascade_limit}: {_ENDLESS}"
-        )
-    if parent._depth >= bus._cascade_depth:
-        raise CascadeOverflow(
-            f"{parent.event!r} is number {parent._depth} of a chain that began with "
-            f"{root.event!r}, and cascade_depth={bus._cascade_depth}: {_ENDLESS}"
-        )
-
-
-_ENDLESS = "do handlers publish to each other without end?"
-
-
 def commit(bus: Engine, receipt: Receipt, verdicts: list[Verdict], inside: Delivery | None) -> None:
     """Accept an event everywhere. Runs nothing of the application until all is written."""
     handlers = tuple(
@@ -116,7 +98,7 @@ def commit(bus: Engine, receipt: Receipt, verdicts: list[Verdict], inside: Deliv
     receipt._total = len(handlers)
     receipt._unread = len(verdicts) - len(handlers)
     if inside is not None:
-        make_nested(receipt, inside.receipt, len(verdicts))
+        _cascade.nest(receipt, inside.receipt, len(verdicts))
     if not receipt._redelivered:
         bus._events += 1
     bus._unturned += 1

@@ -174,7 +174,7 @@ def _cancel_one(delivery: Delivery) -> None:
     delivery.status = "cancelled"
     delivery.ended = delivery.started
     delivery.receipt._ended.append(delivery)
-    delivery.receipt._children = 0
+    delivery.receipt._cascade = None
 
 
 def check_other_thread(bus: Engine) -> asyncio.AbstractEventLoop:

@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from eventbus import _cascade
 from eventbus._delivery import Delivery, Wait, Work
 from eventbus.errors import WouldDeadlock
 from eventbus.event import current
@@ -79,7 +80,7 @@ class waiting:  # noqa: N801 - used like a function: `with waiting(...)`
             wait: delivery
             for wait, delivery in list(cls._cascades.items())
             if delivery.owner.bus._loop is receipt._bus._loop
-            and _is_caused_by(receipt, wait.receipt)
+            and _cascade.is_caused_by(receipt, wait.receipt)
         }
         if not affected or _Needs(receipt._bus, *_of_receipt(receipt)).needs.keys().isdisjoint(
             affected.values()
@@ -153,7 +154,7 @@ class _Needs:
             buses = {wait.bus} if wait.bus is not None else self.bus._neighbours()
             for bus in buses:
                 for subscription, receipt, delivery in bus._pending_deliveries():
-                    if wait.bus is not None or _is_caused_by(receipt, wait.receipt):
+                    if wait.bus is not None or _cascade.is_caused_by(receipt, wait.receipt):
                         yield delivery if delivery is not None else (receipt, subscription)
 
     def _fixpoint(self) -> set[Any]:
@@ -242,13 +243,3 @@ def _name(node: Any) -> str:
         return f"{node.owner.name} ({node.event.type})"
     receipt, subscription = node
     return f"{receipt.event.type} queued for {subscription.name}"
-
-
-def _is_caused_by(receipt: Receipt, cause: Receipt | None) -> bool:
-    """Whether a publication was made, however indirectly, in a handler of another."""
-    above: Receipt | None = receipt._parent
-    while above is not None:
-        if above is cause:
-            return True
-        above = above._parent
-    return False

@@ -12,13 +12,13 @@ from collections.abc import AsyncGenerator, Iterator
 from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
-from eventbus import _admission, _binding, _registration
+from eventbus import _admission, _binding, _cascade, _registration
 from eventbus._fields import Fields
 from eventbus._invariants import DEBUG, check
 from eventbus._pump import PumpTask
 from eventbus._state import COUNTS, State, every_bus
 from eventbus.errors import BusClosed
-from eventbus.receipt import Receipt, give_back_charge, wake
+from eventbus.receipt import Receipt, wake
 from eventbus.subscription import HELD, IDLE, LISTENING, READY, SATURATED, Subscription
 
 if TYPE_CHECKING:
@@ -160,8 +160,8 @@ class Engine(Fields):
     def _unread(self, receipt: Receipt) -> None:
         """A stream is through with an event: read, dropped or left."""
         receipt._unread -= 1
-        if not receipt._unread and receipt.done and receipt._root is not None:
-            give_back_charge(receipt)
+        if not receipt._unread and receipt.done:
+            _cascade.give_back_charge(receipt)
 
     def _find_place(self, subscription: Subscription) -> None:
         """Put a subscription where it belongs, unless a pump or the line has it."""

@@ -14,11 +14,11 @@ from contextvars import copy_context
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, overload
 
-from eventbus import _admission, _binding, _deadlock, _registration
+from eventbus import _admission, _binding, _cascade, _deadlock, _registration
 from eventbus._engine import Engine
 from eventbus.errors import BusClosed, NotSubscribed, UnknownTopic, WouldBlock
 from eventbus.event import EventFields, get_current, given_slots
-from eventbus.receipt import Outcome, Receipt, make_nested, new_publication, new_receipt
+from eventbus.receipt import Outcome, Receipt, new_publication, new_receipt
 from eventbus.subscription import READY, Subscription
 from eventbus.topics import Topic, check_topic
 
@@ -240,11 +240,11 @@ class Publishing(Engine):
         # Everybody has room and nobody must be asked. This is `_admission.commit`, unrolled.
         total = len(subscriptions)
         if inside is not None:
-            _admission.check_cascade(self, inside.receipt, total)
+            _cascade.check(self, inside.receipt, total)
         receipt._subscriptions = subscriptions
         receipt._total = total
         if inside is not None:
-            make_nested(receipt, inside.receipt, total)
+            _cascade.nest(receipt, inside.receipt, total)
         self._events += 1
         self._unturned += 1
         if not total:
@@ -288,7 +288,7 @@ class Publishing(Engine):
         if self._loop is None:
             _binding.bind(self)  # a predicate may have let go of the loop
         if inside is not None:
-            _admission.check_cascade(self, inside.receipt, len(verdicts))
+            _cascade.check(self, inside.receipt, len(verdicts))
         else:
             blocking = _admission.first_full(verdicts)
             if blocking is not None:

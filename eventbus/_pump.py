@@ -238,7 +238,9 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                         ended.append(delivery)
                         if len(ended) == receipt._total:
                             bus._open -= 1
-                            finish(receipt)
+                            receipt._context = None
+                            if receipt._waiters or receipt._cascade is not None:
+                                finish(receipt)
                 elif signal is FAILED:
                     _ends.leave_the_loop(_ends.attempt_failed(delivery))
                     now = monotonic()

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from eventbus import _deadlock
+from eventbus import _cascade, _deadlock
 from eventbus._delivery import Delivery, Status, Wait
 from eventbus._identity import next_serial
 from eventbus.errors import DeliveryCancelled, EventBusError, HandlerErrors
 from eventbus.event import NOTHING, Event, EventDraft, get_current
 
 if TYPE_CHECKING:
+    from eventbus._cascade import Cascade
     from eventbus._engine import Engine
     from eventbus.subscription import Subscription
 
@@ -81,15 +82,10 @@ class Receipt:
     __slots__ = (
         "_accepted_at",
         "_bus",
-        "_charge",
-        "_children",
+        "_cascade",
         "_context",
-        "_depth",
         "_ended",
-        "_parent",
-        "_pending_nested",
         "_redelivered",
-        "_root",
         "_subscriptions",
         "_total",
         "_unread",
@@ -115,18 +111,8 @@ class Receipt:
     _ended: list[Delivery]
     _unread: int
     """How many streams have not read it."""
-    _depth: int
-    """How many events caused it, one after the other."""
-    _root: Receipt | None
-    """The root of the cascade, while this is a nested publication; None for a root."""
-    _parent: Receipt | None
-    """The publication in whose handler this one was made, until all of this one's cascade ended."""
-    _children: int
-    """Nested publications made here whose cascades have not ended."""
-    _charge: int
-    """What its root was charged for it: its deliveries, those to streams included."""
-    _pending_nested: int
-    """On a root: the deliveries of its unfinished nested publications."""
+    _cascade: Cascade | None
+    """What ties it to the publications that caused it, and to those that it has caused."""
     _waiters: list[tuple[asyncio.Future[None], bool]] | None
     """Who waits, each with a future of its own, and whether for the cascade too; None until
     somebody asks for the outcomes."""
@@ -140,7 +126,8 @@ class Receipt:
     @property
     def cascade_done(self) -> bool:
         """Whether also all that handlers published because of the event has ended."""
-        return len(self._ended) == self._total and self._children == 0
+        ties = self._cascade
+        return len(self._ended) == self._total and (ties is None or not ties.children)
 
     async def outcomes(self, *, cascade: bool = False, check: bool = False) -> tuple[Outcome, ...]:
         """Wait until every delivery of the event has ended, and say how, in order of subscription.
@@ -237,9 +224,8 @@ def new_publication(  # noqa: PLR0917 - every keyword costs time, and each event
     receipt._accepted_at = now
     receipt._subscriptions = ()
     receipt._ended = []
-    receipt._total = receipt._unread = receipt._depth = 0
-    receipt._children = receipt._charge = receipt._pending_nested = 0
-    receipt._root = receipt._parent = receipt._waiters = None
+    receipt._total = receipt._unread = 0
+    receipt._cascade = receipt._waiters = None
     receipt.duplicate = receipt._redelivered = False
     return receipt
 
@@ -253,55 +239,25 @@ def new_receipt(bus: Engine, event: Event[Any], context: Context, now: float) ->
     receipt._accepted_at = now
     receipt._subscriptions = ()
     receipt._ended = []
-    receipt._total = receipt._unread = receipt._depth = 0
-    receipt._children = receipt._charge = receipt._pending_nested = 0
-    receipt._root = receipt._parent = receipt._waiters = None
+    receipt._total = receipt._unread = 0
+    receipt._cascade = receipt._waiters = None
     receipt.duplicate = receipt._redelivered = False
     return receipt
-
-
-def make_nested(receipt: Receipt, parent: Receipt, deliveries: int) -> None:
-    """Hang a publication under the one in whose handler it is made, and charge its root."""
-    root = parent if parent._root is None else parent._root
-    receipt._root = root
-    receipt._depth = parent._depth + 1
-    receipt._charge = deliveries
-    root._pending_nested += deliveries
-    if receipt._total:
-        receipt._parent = parent
-        parent._children += 1
 
 
 def finish(receipt: Receipt) -> None:
     """All deliveries have ended: free what they needed and wake who waits for them."""
     receipt._context = None
-    through = not receipt._children
+    through = receipt.cascade_done
     if receipt._waiters:
         _wake(receipt._waiters, cascade=through)
-    if receipt._root is not None and receipt._unread == 0:
-        give_back_charge(receipt)
-    if through and receipt._parent is not None:
-        _leave_cascade(receipt)
-
-
-def give_back_charge(receipt: Receipt) -> None:
-    """A nested publication is over, readers of streams included: its root may have more again."""
-    root, receipt._root = receipt._root, None
-    assert root is not None
-    root._pending_nested -= receipt._charge
-
-
-def _leave_cascade(receipt: Receipt) -> None:
-    """Walk up as long as a publication has just lost the last thing that its cascade waited for."""
-    parent, receipt._parent = receipt._parent, None
-    while parent is not None:
-        parent._children -= 1
-        if not parent.cascade_done:
-            return
-        if parent._waiters:
-            _wake(parent._waiters, cascade=True)
-        above, parent._parent = parent._parent, None
-        parent = above
+    if receipt._cascade is not None:
+        if not receipt._unread:
+            _cascade.give_back_charge(receipt)
+        if through:
+            for above in _cascade.leave(receipt):
+                if above._waiters:
+                    _wake(above._waiters, cascade=True)
 
 
 def _wake(waiters: list[tuple[asyncio.Future[None], bool]], *, cascade: bool) -> None:

@@ -6,9 +6,14 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from eventbus import EventBus, Hook, LogLine, Subscription
+from eventbus import EventBus, Hook, LogLine, Receipt, Subscription
 
 T = TypeVar("T")
+
+
+def pending_nested(root: Receipt) -> int:
+    """What the root of a cascade is charged for."""
+    return 0 if root._cascade is None else root._cascade.pending
 
 
 def balances(*owners: EventBus | Subscription) -> bool:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from eventbus import CascadeOverflow, Event, EventBus, Receipt, ReentrantCall
-from eventbus._admission import Verdict, check_cascade, first_full, judge, judge_all
-from eventbus.receipt import make_nested, new_receipt
-from tests.helpers import LogLines
+from eventbus import CascadeOverflow, Event, EventBus, Receipt, ReentrantCall, _cascade
+from eventbus._admission import Verdict, first_full, judge, judge_all
+from eventbus.receipt import new_receipt
+from tests.helpers import LogLines, pending_nested
 
 
 def ignore(event: Event[Any]) -> None:
@@ -198,18 +198,18 @@ def test_check_cascade(pending: int, new: int, depth: int, siblings: int, said: 
     root = parent = receipt_of(bus)
     for generation in range(depth):
         child = receipt_of(bus)
-        make_nested(child, parent, pending if generation == 0 else 0)
+        _cascade.nest(child, parent, pending if generation == 0 else 0)
         parent = child
     if depth == 0:
-        make_nested(receipt_of(bus), root, pending)
-    make_nested(receipt_of(bus), parent, siblings)
-    assert root._pending_nested == pending + siblings
+        _cascade.nest(receipt_of(bus), root, pending)
+    _cascade.nest(receipt_of(bus), parent, siblings)
+    assert pending_nested(root) == pending + siblings
     if said is None:
-        check_cascade(bus, parent, new)
+        _cascade.check(bus, parent, new)
         return
     with pytest.raises(CascadeOverflow, match=said):
-        check_cascade(bus, parent, new)
-    assert root._pending_nested == pending + siblings
+        _cascade.check(bus, parent, new)
+    assert pending_nested(root) == pending + siblings
 
 
 async def test_commit_writes_everything_before_anybody_is_told() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eventbus import CascadeOverflow, Event, EventBus
-from tests.helpers import balances, turns, within
+from tests.helpers import balances, pending_nested, turns, within
 
 ROOTS = 4
 EVENTS = 20_000
@@ -59,7 +59,7 @@ async def test_twenty_thousand_nested_events_of_four_roots_come_in_order(waits: 
     assert balances(bus, subscription)
     statistics = bus.statistics()
     assert (statistics.handled, statistics.pending, statistics.events) == (EVENTS, 0, EVENTS)
-    assert [receipt._pending_nested for receipt in receipts] == [0] * ROOTS
+    assert [pending_nested(receipt) for receipt in receipts] == [0] * ROOTS
 
 
 async def test_one_root_waits_for_its_own_cascade_alone() -> None:
@@ -118,7 +118,7 @@ async def test_a_cascade_that_doubles_for_ever_stops_at_its_limit() -> None:
     receipt = await bus.publish("tree")
     await within(receipt.outcomes(cascade=True))
     assert subscription.statistics().failed > 0
-    assert receipt._pending_nested == 0
+    assert pending_nested(receipt) == 0
     assert balances(bus)
     stop = True
     await within(bus.publish_and_wait("tree", cascade=True, check=True))

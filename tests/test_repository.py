@@ -30,8 +30,8 @@ LAYERS = (
     "_identity _names _payload _queues _state clock errors event retry topics",
     # what is known of topics, handlers and one delivery
     "_delivery _handler _index catalog dead_letters instrumentation payment_kit",
-    # a subscription, a publication, and what can be said of them by looking
-    "_deadlock _introspection _invariants receipt subscription",
+    # a subscription, a publication, what a bus keeps, and what can be said of them by looking
+    "_cascade _deadlock _fields _introspection _invariants receipt subscription",
     # the steps of a delivery: each does one thing to an engine
     "_admission _apart _binding _closing _ends _pump _registration _threads",
     # what wires them

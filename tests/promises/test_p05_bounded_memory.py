@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from eventbus import BusClosed, CascadeOverflow, Event, EventBus, Receipt, WouldBlock
-from tests.helpers import balances, turns, within
+from tests.helpers import balances, pending_nested, turns, within
 
 
 def ignore(event: Event[Any]) -> None:
@@ -202,7 +202,7 @@ async def test_the_limit_is_for_what_is_pending_and_for_one_root() -> None:
     roots = [await bus.publish("a") for _ in range(3)]
     for root in roots:
         await within(root.outcomes(check=True))
-        assert root._pending_nested == 0
+        assert pending_nested(root) == 0
     for _ in range(9):
         bus.publish_nowait("b")
     await within(bus.settle())
@@ -235,7 +235,7 @@ async def test_the_budget_is_given_back_whatever_end_the_nested_events_have() ->
             roots.append(await bus.publish("a"))
             await within(bus.settle())
             await within(anext(events))
-    assert [root._pending_nested for root in roots] == [0, 0]
+    assert [pending_nested(root) for root in roots] == [0, 0]
 
 
 async def test_unread_events_in_streams_count_as_pending_nested() -> None:

@@ -337,7 +337,7 @@ async def test_a_handler_of_a_bus_on_another_loop_is_not_nested_there(bus: Event
 
     async def forward(_: Event[Any]) -> str:
         receipt = await asyncio.to_thread(far.publish_from_thread, "b")
-        assert receipt._depth == 0  # a receipt belongs to one loop
+        assert receipt._cascade is None  # a receipt belongs to one loop
         return str(receipt.event.cause)
 
     bus.subscribe(forward, "a")
