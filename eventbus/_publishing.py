@@ -229,11 +229,11 @@ class Publishing(Engine):
         inside = None if delivery is None else self._inside(delivery)
         if self._barred:
             self._refuse(inside)
-        now = self._monotonic()
+        monotonic = self._monotonic
         cause = None if delivery is None else delivery.event
-        receipt = new_publication(self, name, data, now, cause, given)
-
         subscriptions = route.subscriptions
+        receipt = new_publication(self, name, data, monotonic(), cause, given, subscriptions)
+
         if not route.plain or (self._full and _any_full(subscriptions)):
             return self._submit_carefully(receipt, subscriptions, inside, wait)
 
@@ -241,8 +241,6 @@ class Publishing(Engine):
         total = len(subscriptions)
         if inside is not None:
             _cascade.check(self, inside.receipt, total)
-        receipt._subscriptions = subscriptions
-        receipt._total = total
         if inside is not None:
             _cascade.nest(receipt, inside.receipt, total)
         self._events += 1
@@ -272,8 +270,9 @@ class Publishing(Engine):
         if ready and not self._pumps:
             self._pumps = 1
             self._new_pump(self._loop)  # type: ignore[arg-type]  # it is bound by now
-        for witness in self._witnesses:
-            witness(receipt, total)
+        if self._witnesses:
+            for witness in self._witnesses:
+                witness(receipt, total)
         return receipt
 
     def _submit_carefully(

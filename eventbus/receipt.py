@@ -194,6 +194,7 @@ def new_publication(  # noqa: PLR0917 - every keyword costs time, and each event
     now: float,
     cause: Event[Any] | None,
     given: Mapping[str, Any] | None,
+    subscriptions: tuple[Subscription, ...],
 ) -> Receipt:
     """An event as ``publish`` makes it in this context, and the receipt of it.
 
@@ -222,9 +223,10 @@ def new_publication(  # noqa: PLR0917 - every keyword costs time, and each event
     receipt._bus = bus
     receipt._context = copy_context()
     receipt._accepted_at = now
-    receipt._subscriptions = ()
+    receipt._subscriptions = subscriptions
     receipt._ended = []
-    receipt._total = receipt._unread = 0
+    receipt._total = len(subscriptions)
+    receipt._unread = 0
     receipt._cascade = receipt._waiters = None
     receipt.duplicate = receipt._redelivered = False
     return receipt
