@@ -4,6 +4,9 @@ A delivery is made when its handler starts, or when it ends without having run. 
 None while it runs, retries included, and that is the one definition of "inside a handler": what
 a handler publishes is nested exactly as long as that. It holds its receipt only while it runs; an
 ended delivery that some task still remembers must not keep a whole cascade in memory.
+
+Thousands of them are in memory at once, and most end in the step in which they began, handled. So
+a delivery has room for that, and for the rest a `Work`, made when it is needed.
 """
 
 from __future__ import annotations
@@ -27,43 +30,54 @@ Status = Literal["handled", "failed", "dropped", "cancelled"]
 class Delivery:
     """One event on its way to one subscription."""
 
-    __slots__ = (
-        "attempt",
-        "ended",
-        "error",
-        "event",
-        "lane",
-        "owner",
-        "receipt",
-        "redelivered",
-        "result",
-        "started",
-        "status",
-        "work",
-    )
+    __slots__ = ("ended", "event", "owner", "receipt", "result", "started", "status", "work")
 
     owner: Subscription
     event: Event[Any]
     receipt: Receipt
     """The publication it belongs to; let go of at the end."""
     status: Status | None
-    attempt: int
-    """Counts from 1; 0 if its handler never ran."""
-    redelivered: bool
     started: float
     """When its first attempt began, by the bus's clock; when it ended, if it never ran."""
     ended: float
     result: Any
-    error: BaseException | None
-    lane: Lane | None
-    """The place among its key's deliveries; None without a key."""
+    """What the handler has returned; not set before."""
     work: Work | None
-    """What only a delivery needs that takes more than one step."""
+    """What a delivery needs that does not simply begin and return."""
 
     @property
     def subscription(self) -> str:
         """The subscription's name."""
         return self.owner.name
+
+    @property
+    def attempt(self) -> int:
+        """Counts from 1; 0 if its handler never ran."""
+        return 1 if self.work is None else self.work.attempt
+
+    @attempt.setter
+    def attempt(self, attempt: int) -> None:
+        self.working().attempt = attempt
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether its event was delivered to this subscription before."""
+        return self.work is not None and self.work.redelivered
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the last attempt has raised."""
+        return None if self.work is None else self.work.error
+
+    @error.setter
+    def error(self, error: BaseException | None) -> None:
+        if error is not None or self.work is not None:
+            self.working().error = error
+
+    @property
+    def lane(self) -> Lane | None:
+        """The place among its key's deliveries; None without a key."""
+        return None if self.work is None else self.work.lane
 
     def working(self) -> Work:
         """Its ``work``, made when it is first needed."""
@@ -76,11 +90,15 @@ class Delivery:
 
 
 class Work:
-    """What a delivery needs once its handler waits, is retried, or runs in a thread.
+    """What a delivery needs once its handler waits, has raised, is retried, or runs in a thread.
 
     Most need little of it: what is not written costs nothing, because the class has the defaults.
     """
 
+    attempt = 1
+    redelivered = False
+    error: BaseException | None = None
+    lane: Lane | None = None
     began: float | None = None
     """When the attempt that runs began; None: when the delivery did."""
     task: asyncio.Task[Any] | None = None

@@ -39,10 +39,11 @@ def new_delivery(subscription: Subscription, receipt: Receipt, lane: Lane | None
     delivery.owner = subscription
     delivery.receipt = receipt
     delivery.event = receipt.event
-    delivery.redelivered = receipt._redelivered
-    delivery.status = delivery.result = delivery.error = delivery.work = None
-    delivery.lane = lane
-    delivery.attempt = 1
+    delivery.status = delivery.work = None
+    if lane is not None:
+        delivery.working().lane = lane
+    if receipt._redelivered:
+        delivery.working().redelivered = True
     return delivery
 
 
@@ -378,14 +379,16 @@ def _nothing() -> None:
 def give_back_place(delivery: Delivery) -> None:
     """The handler has really ended: its lane and its place are free for the next."""
     owner = delivery.owner
-    lane, delivery.lane = delivery.lane, None
-    if lane is not None and isinstance(owner._queue, KeyedQueue):
-        owner._queue.release(lane)
+    work = delivery.work
+    if work is not None and work.lane is not None:
+        lane, work.lane = work.lane, None
+        if isinstance(owner._queue, KeyedQueue):
+            owner._queue.release(lane)
     active = owner._active
     if active is not None and delivery in active:
         del active[delivery]
         owner._running -= 1
-    elif delivery.work is not None and delivery.work.in_thread:
+    elif work is not None and work.in_thread:
         owner._running -= 1
     owner.bus._find_place(owner)
 

@@ -196,11 +196,10 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                 delivery.owner = subscription
                 delivery.receipt = receipt
                 delivery.event = event = receipt.event
-                delivery.redelivered = receipt._redelivered
-                delivery.status = delivery.result = delivery.error = None
-                delivery.lane = delivery.work = None
-                delivery.attempt = 1
+                delivery.status = delivery.work = None
                 delivery.started = now
+                if receipt._redelivered:
+                    delivery.working().redelivered = True
                 bus._stepping = delivery
                 if subscription._full and not _ends.may_begin(delivery):
                     break

@@ -276,7 +276,7 @@ def wake(future: asyncio.Future[None]) -> None:
 
 def outcome_of(delivery: Delivery, accepted_at: float) -> Outcome:
     """The public value of an ended delivery."""
-    status = delivery.status
+    status, work = delivery.status, delivery.work
     assert status is not None
     owner, started = delivery.owner, delivery.started
     draft = _Draft()
@@ -284,8 +284,8 @@ def outcome_of(delivery: Delivery, accepted_at: float) -> Outcome:
     draft.status = status
     # A handler that was given up may still return or raise: that changes no outcome.
     draft.result = delivery.result if status == "handled" else None
-    draft.error = delivery.error if status == "failed" else None
-    draft.attempts = delivery.attempt
+    draft.error = work.error if status == "failed" and work is not None else None
+    draft.attempts = 1 if work is None else work.attempt
     draft.queued = started - accepted_at
     draft.ran = delivery.ended - started
     draft.__class__ = Outcome  # it has the same slots
