@@ -20,7 +20,7 @@ from eventbus._delivery import Delivery, Status, Work
 from eventbus._queues import KeyedQueue
 from eventbus.dead_letters import DeadLetter
 from eventbus.errors import HandlerTimeout
-from eventbus.receipt import finish, outcome_of
+from eventbus.receipt import finish, outcomes_of
 from eventbus.subscription import GONE, check_seconds
 
 if TYPE_CHECKING:
@@ -406,7 +406,7 @@ def _tell(delivery: Delivery, receipt: Receipt) -> None:
     elif delivery.status == "cancelled" and delivery.attempt and not bus._burying:
         bus._log.delivery_cancelled(delivery)
     if bus._observers:
-        outcome = outcome_of(delivery, receipt._accepted_at)
+        (outcome,) = outcomes_of((delivery,), receipt._accepted_at)
         for observer in bus._observers:
             bus._observe(observer.delivery_ended, delivery.event, outcome)
 

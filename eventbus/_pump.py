@@ -165,13 +165,15 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
     while ready and left:
         subscription = ready.popleft()
         subscription._place = HELD
-        if subscription._active is not None and FAST:
+        direct = subscription._direct and FAST
+        if subscription._active is not None and direct:
             starts = start_apart(subscription, left, alone=not ready)
             if starts:
                 left -= starts
                 continue
+            direct = not subscription._due and subscription._running < subscription.concurrency
         try:
-            if subscription._due or not (subscription._direct and FAST):
+            if not direct:
                 while left and subscription._has_work():
                     left -= 1
                     waiting = _step_carefully(task, subscription)
@@ -187,8 +189,6 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
             queue: deque[Receipt] = subscription._queue  # type: ignore[assignment]  # direct: no key
             call = subscription.handler
             is_async = subscription._is_async
-            if subscription._running >= subscription.concurrency:
-                continue
             while queue and left:
                 left -= 1
                 receipt = queue.popleft()
@@ -253,13 +253,8 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                     left = 0
         finally:
             subscription._place = IDLE
-            if (
-                subscription._queue
-                or subscription._running
-                or subscription._due
-                or subscription._standing
-            ):  # else idle is right: it listens, and has nothing
-                bus._find_place(subscription)
+            if subscription._queue or subscription._active is not None or subscription._standing:
+                bus._find_place(subscription)  # else idle is right: it listens, and has nothing
     return None
 
 

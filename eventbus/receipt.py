@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from operator import attrgetter
@@ -178,10 +178,10 @@ class Receipt:
 
     def _outcomes(self) -> tuple[Outcome, ...]:
         """What has become of the deliveries, all of which have ended, in order of subscription."""
-        accepted_at, ended = self._accepted_at, self._ended
+        ended = self._ended
         if len(ended) > 1 and tuple([each.owner for each in ended]) != self._subscriptions:
             ended = sorted(ended, key=_number)
-        return tuple([outcome_of(delivery, accepted_at) for delivery in ended])
+        return outcomes_of(ended, self._accepted_at)
 
     def __repr__(self) -> str:
         return f"<Receipt of {self.event!r}: {len(self._ended)} of {self._total} ended>"
@@ -274,22 +274,23 @@ def wake(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def outcome_of(delivery: Delivery, accepted_at: float) -> Outcome:
-    """The public value of an ended delivery."""
-    status, work = delivery.status, delivery.work
-    assert status is not None
-    owner, started = delivery.owner, delivery.started
-    draft = _Draft()
-    draft.subscription = owner._name or owner.name
-    draft.status = status
-    # A handler that was given up may still return or raise: that changes no outcome.
-    draft.result = delivery.result if status == "handled" else None
-    draft.error = work.error if status == "failed" and work is not None else None
-    draft.attempts = 1 if work is None else work.attempt
-    draft.queued = started - accepted_at
-    draft.ran = delivery.ended - started
-    draft.__class__ = Outcome  # it has the same slots
-    return draft  # type: ignore[return-value]  # it has become an Outcome, in the line above
+def outcomes_of(deliveries: Iterable[Delivery], accepted_at: float) -> tuple[Outcome, ...]:
+    """The public values of ended deliveries."""
+    outcomes: list[Any] = []
+    for delivery in deliveries:
+        status, work, started = delivery.status, delivery.work, delivery.started
+        draft = _Draft()
+        draft.subscription = delivery.owner._name or delivery.owner.name
+        draft.status = status  # type: ignore[assignment]  # it has ended
+        # A handler that was given up may still return or raise: that changes no outcome.
+        draft.result = delivery.result if status == "handled" else None
+        draft.error = work.error if work is not None and status == "failed" else None
+        draft.attempts = 1 if work is None else work.attempt
+        draft.queued = started - accepted_at
+        draft.ran = delivery.ended - started
+        draft.__class__ = Outcome  # it has the same slots
+        outcomes.append(draft)
+    return tuple(outcomes)
 
 
 def check_outcomes(event: Event[Any], outcomes: tuple[Outcome, ...]) -> None:
