@@ -3,10 +3,11 @@
 A node is a dict by token: by literal ones, by ``*``, by ``**`` for the pattern that goes on with
 that, and by the empty text for the pattern that ends here. Below a token is another node or, as
 long as only one pattern goes that way, the *place* of that pattern, which has the rest of its text.
-When a second one comes along, a node takes the place's place. So a walk meets few nodes, however
-many tokens there are, and that counts: among many patterns each of them is in memory that was not
-used of late, and to wait for memory is most of what a walk does. For the same reason tokens of
-patterns are interned: one that many patterns have is compared without a wait.
+When a second one comes along, a node takes the place's place, and stays until it is empty. So a
+walk meets few nodes, however many tokens there are, and that counts: among many patterns each of
+them is in memory that was not used of late, and to wait for memory is most of what a walk does.
+For the same reason tokens and rests are interned: one that many patterns have is compared without
+a wait, and is there but once.
 
 A walk goes down with the set of nodes that the topic's tokens reach, level by level: no recursion,
 no backtracking, never more nodes than were subscribed.
@@ -107,7 +108,7 @@ class Trie(Generic[H]):
         if node is not self._root:  # where each token is but once
             token = intern(token)
         node[token] = place
-        place.rest = rest
+        place.rest = intern(rest)
 
     def uproot(self, pattern: str) -> None:
         """Take out a pattern that is there, and every node that only led to it."""

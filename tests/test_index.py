@@ -577,8 +577,8 @@ def test_only_a_fork_has_a_node() -> None:
     assert root == {"*": checked.index._wild["*.b.c"]}
 
 
-def test_tokens_of_patterns_are_shared() -> None:
-    """A token that many patterns have is one text, so that to compare it costs no wait."""
+def test_texts_of_patterns_are_shared() -> None:
+    """What many patterns say is one text, so that it takes memory once and is compared at once."""
     checked = Checked()
     checked.add("a.token.*")
     checked.add("a.other.*")
@@ -586,6 +586,9 @@ def test_tokens_of_patterns_are_shared() -> None:
     checked.add("b.other.*")
     root: Any = checked.index._trie._root
     assert all(mine is yours for mine, yours in zip(root["a"], root["b"], strict=True))
+    checked.add("c.*.to.no.end")
+    checked.add("d.*.to.no.end")
+    assert root["c"].rest is root["d"].rest
 
 
 @pytest.mark.parametrize(
