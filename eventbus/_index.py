@@ -2,43 +2,41 @@
 
 Where a pattern lives:
 
-- a literal one in a dict, keyed by the topic itself. Most patterns are literal and most have one
-  subscriber, so the dict holds that subscriber itself; a ``Slot`` from the second one on;
-- ``**`` in a slot of its own: it matches everything, so nothing needs to look for it;
-- any other in a trie of tokens. A walk goes down it with the set of nodes that the topic's tokens
-  reach, level by level: no recursion, no backtracking, never more nodes than were subscribed.
+- a literal one in a dict, keyed by the topic itself;
+- ``**`` beside the trie: it matches everything, so nothing needs to look for it;
+- any other in a trie of tokens, in a place of its own.
 
-What is remembered, in two caches of bounded size:
+Most patterns have one subscriber, so what is held for a pattern is that subscriber itself; a
+``Slot`` from the second one on.
 
-- *walks*: topic → the slots of the trie that match it. Subscribing and unsubscribing change what
-  is in a slot, not which slots match, so a walk stays good until a pattern that is new, with
-  wildcards, and has the topic's first token or ``*`` as its own first token. Each root of the
-  trie knows when that last happened, and a walk knows when it was made. An emptied slot leaves
-  the trie; in a remembered walk it adds nothing. The same pattern again is a new slot.
+What is remembered of the topics that were met of late:
+
+- *walks*: topic → the places in the trie that match it. Subscribing and unsubscribing change what
+  is in a place, not which places match, so a walk stays good until a pattern that is new, with
+  wildcards, and has the topic's first token or ``*`` as its own first token. The trie knows when
+  that last happened, and a walk knows when it was made. A place that its pattern has left is
+  empty; in a remembered walk it adds nothing. The same pattern again has a new place.
 - *routes*: topic → the subscriptions themselves, as one tuple in order of subscription. Any
-  subscribe or unsubscribe forgets them all, so a route in the cache is always right (a hit
+  subscribe or unsubscribe forgets them all, so a route that is remembered is always right (a hit
   compares nothing), and no subscription is kept alive by it after it left.
-
-A cache has two generations. When the young one is full, it becomes the old one, and what was the
-old one is forgotten; what is found in the old one moves to the young one. So what is in use
-stays, and no hit pays for book-keeping. Full is 1,024 topics, or 65,536 references in all, so
-that neither many topics nor many subscribers to each take unbounded memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from operator import attrgetter
-from typing import Generic, Protocol, TypeVar, final
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, final
+
+from eventbus._generations import Generations, Route, Walk
+from eventbus._trie import Place, Trie
 
 __all__ = ["Index", "Member", "Route"]
-
-GENERATION_TOPICS = 1024
-GENERATION_REFERENCES = 65_536
 
 _FEW = 32  # members that a slot keeps in a tuple, copied at each change, rather than in a dict
 
 _is_plain = attrgetter("plain")
+_number = attrgetter("number")
 
 
 class Member(Protocol):
@@ -56,25 +54,6 @@ class Member(Protocol):
 
 
 S = TypeVar("S", bound=Member)
-V = TypeVar("V")
-
-
-@final
-class Route(Generic[S]):
-    """The subscriptions that a topic reaches, at one moment. Never changed once made."""
-
-    __slots__ = ("plain", "slots", "subscriptions")
-
-    def __init__(self, subscriptions: tuple[S, ...], slots: tuple[Slot[S], ...]) -> None:
-        self.subscriptions = subscriptions
-        """In order of subscription, each once."""
-        self.plain = all(map(_is_plain, subscriptions))
-        """Whether all of them are plain."""
-        self.slots = slots
-        """The slots of the trie that match the topic."""
-
-    def __repr__(self) -> str:
-        return f"Route({self.subscriptions!r})"
 
 
 @final
@@ -86,59 +65,71 @@ class Index(Generic[S]):
     numbers. Used by one thread at a time.
     """
 
-    __slots__ = ("_exact", "_roots", "_routes", "_time", "_walks", "_wild")
+    __slots__ = ("_exact", "_memory", "_special", "_trie", "_wild", "_young", "remembered")
 
     def __init__(self) -> None:
-        self._exact: dict[str, S | Slot[S]] = {}
-        self._wild: dict[str, Slot[S]] = {}  # every pattern with a wildcard, '**' too
-        self._roots: dict[str, Root[S]] = {}  # the trie, by first token; '*' is one of them
-        self._time = 0  # how many patterns the trie has ever been given
-        self._walks: Generations[tuple[int, tuple[Slot[S], ...]]] = Generations(_walk_weight)
-        self._routes: Generations[Route[S]] = Generations(_route_weight)
+        self._exact: dict[str, Held[S]] = {}
+        self._wild: dict[str, Place[Held[S]]] = {}  # every pattern with a wildcard, '**' too
+        self._trie: Trie[Held[S]] = Trie()
+        self._special = 0  # subscriptions that are not plain
+        self._memory: Generations[S] = Generations()
+        self._young = self._memory.routes
+        self.remembered: Callable[[str], Route[S] | None] = self._young.get
+        """The remembered route of a topic if it was used of late; None says nothing.
+
+        The quickest way to ask, and the same object for ever: who asks often may keep it.
+        """
 
     def match(self, topic: str) -> Route[S] | None:
         """The remembered route of a topic, or None: then check the topic and ask ``route``.
 
         A topic that was never given to ``route`` is not remembered, so a hit needs no check.
         """
-        return self._routes.young.get(topic) or self._recall(topic)
+        return self._young.get(topic) or self._recall(topic)
 
     def route(self, topic: str) -> Route[S]:
         """Find the route of a topic and remember it, even if nobody listens."""
-        slots = self._find_slots(topic)
-        self._walks.put(topic, (self._time, slots))
-        return self._remember(topic, slots)
+        return self._remember(topic, (self._trie.time, self._trie.find(topic)))
 
     def walk(self, topic: str) -> tuple[S, ...]:
         """The subscriptions that a topic reaches, found anew; nothing is remembered."""
-        return self._subscriptions(topic, self._find_slots(topic))
+        return self._gather(topic, self._trie.find(topic))
 
     def add(self, subscription: S, patterns: Iterable[str]) -> None:
         """Add a subscription under its patterns."""
         for pattern in patterns:
             if "*" not in pattern:
-                self._add_exact(pattern, subscription)
-            elif (slot := self._wild.get(pattern)) is not None:
-                slot.add(subscription)
+                held = self._exact.get(pattern)
+                self._exact[pattern] = subscription if held is None else _joined(held, subscription)
+            elif (place := self._wild.get(pattern)) is not None:
+                assert place.held is not None
+                place.held = _joined(place.held, subscription)
             else:
-                slot = self._wild[pattern] = Slot((subscription,))
+                place = self._wild[pattern] = Place(subscription)
                 if pattern != "**":
-                    self._plant(pattern, slot)
-        self._routes.clear()
+                    self._trie.plant(pattern, place)
+        self._special += not subscription.plain
+        self._memory.forget_routes()
 
     def remove(self, subscription: S, patterns: Iterable[str]) -> None:
         """Remove a subscription that was added under exactly these patterns."""
         for pattern in patterns:
             if "*" not in pattern:
-                self._remove_exact(pattern, subscription)
+                held = _left(self._exact[pattern], subscription)
+                if held is None:
+                    del self._exact[pattern]
+                else:
+                    self._exact[pattern] = held
                 continue
-            slot = self._wild[pattern]
-            slot.remove(subscription)
-            if not slot:
+            place = self._wild[pattern]
+            assert place.held is not None
+            place.held = _left(place.held, subscription)
+            if place.held is None:
                 del self._wild[pattern]
                 if pattern != "**":
-                    self._uproot(pattern)
-        self._routes.clear()
+                    self._trie.uproot(pattern)
+        self._special -= not subscription.plain
+        self._memory.forget_routes()
 
     def __len__(self) -> int:
         """How many distinct patterns there are."""
@@ -150,118 +141,42 @@ class Index(Generic[S]):
 
     def subscriptions(self) -> tuple[S, ...]:
         """All subscriptions, in order of subscription, each once."""
-        return _union([_members(held) for held in (*self._exact.values(), *self._wild.values())])
+        wild = [place.held for place in self._wild.values() if place.held is not None]
+        return _union([*self._exact.values(), *wild])
 
     def __repr__(self) -> str:
         return f"<Index: {len(self)} patterns>"
 
-    # Literal patterns.
-
-    def _add_exact(self, topic: str, subscription: S) -> None:
-        held = self._exact.get(topic)
-        if held is None:
-            self._exact[topic] = subscription
-        elif isinstance(held, Slot):
-            held.add(subscription)
-        else:
-            self._exact[topic] = Slot((held, subscription))
-
-    def _remove_exact(self, topic: str, subscription: S) -> None:
-        held = self._exact[topic]
-        if isinstance(held, Slot):
-            held.remove(subscription)
-            if held:
-                return
-        del self._exact[topic]
-
-    # Patterns in the trie.
-
-    def _plant(self, pattern: str, slot: Slot[S]) -> None:
-        first, *tokens = pattern.split(".")
-        root = self._roots.get(first)
-        if root is None:
-            root = self._roots[first] = Root()
-        self._time += 1
-        root.changed = self._time
-        node: Node[S] = root
-        for token in tokens:
-            if token == "**":
-                node.tail = slot
-                return
-            node = node.below(token)
-        node.here = slot
-
-    def _uproot(self, pattern: str) -> None:
-        """Take a pattern's slot out, and every node that only led to it."""
-        first, *tokens = pattern.split(".")
-        node: Node[S] = self._roots[first]
-        if tail := tokens[-1:] == ["**"]:
-            del tokens[-1]
-        path: list[Node[S]] = [node]
-        for token in tokens:
-            node = node.below(token)
-            path.append(node)
-        if tail:
-            node.tail = None
-        else:
-            node.here = None
-        for parent, token in zip(path[-2::-1], reversed(tokens), strict=True):
-            if not node.is_empty():
-                return
-            parent.cut(token)
-            node = parent
-        if node.is_empty():
-            del self._roots[first]
-
-    def _find_slots(self, topic: str) -> tuple[Slot[S], ...]:
-        first, *tokens = topic.split(".")
-        nodes: list[Node[S]] = [root for root in self._roots_of(first) if root is not None]
-        found: list[Slot[S]] = []
-        for token in tokens:
-            if not nodes:
-                return tuple(found)
-            reached: list[Node[S]] = []
-            for node in nodes:
-                if node.tail is not None:
-                    found.append(node.tail)
-                if node.kids is not None and (kid := node.kids.get(token)) is not None:
-                    reached.append(kid)
-                if node.star is not None:
-                    reached.append(node.star)
-            nodes = reached
-        found.extend(node.here for node in nodes if node.here is not None)
-        return tuple(found)
-
-    def _roots_of(self, first: str) -> tuple[Root[S] | None, Root[S] | None]:
-        return self._roots.get(first), self._roots.get("*")
-
     # Routes.
 
-    def _subscriptions(self, topic: str, slots: tuple[Slot[S], ...]) -> tuple[S, ...]:
-        sources = [slot.members for slot in slots if slot]
+    def _gather(self, topic: str, places: tuple[Place[Held[S]], ...]) -> tuple[S, ...]:
+        holdings = [held for place in places if (held := place.held) is not None]
         if (held := self._exact.get(topic)) is not None:
-            sources.append(_members(held))
-        if (everything := self._wild.get("**")) is not None:
-            sources.append(everything.members)
-        return _union(sources)
+            holdings.append(held)
+        if (all_topics := self._wild.get("**")) is not None and all_topics.held is not None:
+            holdings.append(all_topics.held)
+        return _union(holdings)
 
-    def _remember(self, topic: str, slots: tuple[Slot[S], ...]) -> Route[S]:
-        route = Route(self._subscriptions(topic, slots), slots)
-        self._routes.put(topic, route)
+    def _remember(self, topic: str, walk: Walk) -> Route[S]:
+        subscriptions = self._gather(topic, walk[1])
+        route = Route(subscriptions, not self._special or all(map(_is_plain, subscriptions)))
+        self._memory.put(topic, walk, route)
         return route
 
     def _recall(self, topic: str) -> Route[S] | None:
-        """The route of a topic that is not in the young generation, if that needs no walk."""
-        route = self._routes.get(topic)
-        if route is None and (walk := self._walks.get(topic)) is not None:
-            time, slots = walk
-            for root in self._roots_of(topic.partition(".")[0]):
-                if root is not None and root.changed > time:
-                    return None
-            route = self._remember(topic, slots)
-        return route
+        """The route of a topic that is not among the young ones, if that needs no walk."""
+        remembered = self._memory.take(topic)
+        if remembered is None:
+            return None
+        walk, route = remembered
+        if route is not None:
+            self._memory.put(topic, walk, route)
+            return route
+        time, _ = walk
+        return None if self._trie.has_changed(topic, time) else self._remember(topic, walk)
 
 
+@final
 class Slot(Generic[S]):
     """The subscriptions of one distinct pattern, in order of subscription; at least one at first.
 
@@ -306,110 +221,41 @@ class Slot(Generic[S]):
             self._many = None
 
 
-class Node(Generic[S]):
-    """A place in the trie: the token patterns that begin with the tokens on the way to it."""
-
-    __slots__ = ("here", "kids", "star", "tail")
-
-    def __init__(self) -> None:
-        self.kids: dict[str, Node[S]] | None = None  # by literal token
-        self.star: Node[S] | None = None  # for '*'
-        self.tail: Slot[S] | None = None  # of the pattern that goes on with '**'
-        self.here: Slot[S] | None = None  # of the pattern that ends here
-
-    def below(self, token: str) -> Node[S]:
-        """The node below for a token of a pattern, made if there is none."""
-        if token == "*":
-            if self.star is None:
-                self.star = Node()
-            return self.star
-        if self.kids is None:
-            self.kids = {}
-        kid = self.kids.get(token)
-        if kid is None:
-            kid = self.kids[token] = Node()
-        return kid
-
-    def cut(self, token: str) -> None:
-        """Drop the node below for a token of a pattern that is in the trie."""
-        if token == "*":
-            self.star = None
-            return
-        assert self.kids is not None
-        del self.kids[token]
-        if not self.kids:
-            self.kids = None
-
-    def is_empty(self) -> bool:
-        return self.kids is None and self.star is None and self.tail is None and self.here is None
+Held: TypeAlias = "S | Slot[S]"
+"""What is held for a pattern: its subscriber, or a slot of several."""
 
 
-class Root(Node[S]):
-    """The node of a first token."""
-
-    __slots__ = ("changed",)
-
-    changed: int
-    """The index's time when it last got a new pattern: walks made before may lack it."""
-
-
-class Generations(Generic[V]):
-    """A mapping from topics that forgets what has not been used for long, in constant time."""
-
-    __slots__ = ("_weigh", "_weight", "old", "young")
-
-    def __init__(self, weigh: Callable[[V], int]) -> None:
-        self.young: dict[str, V] = {}
-        self.old: dict[str, V] = {}
-        self._weigh = weigh  # how many references a value holds
-        self._weight = 0  # of the young generation
-
-    def get(self, topic: str) -> V | None:
-        value = self.young.get(topic)
-        if value is None:
-            value = self.old.pop(topic, None)
-            if value is not None:
-                self.put(topic, value)
-        return value
-
-    def put(self, topic: str, value: V) -> None:
-        former = self.young.pop(topic, None)
-        if former is not None:
-            self._weight -= self._weigh(former)
-        weight = self._weigh(value)
-        if len(self.young) >= GENERATION_TOPICS or (
-            self.young and self._weight + weight > GENERATION_REFERENCES
-        ):
-            self.old = self.young
-            self.young = {}
-            self._weight = 0
-        self.young[topic] = value
-        self._weight += weight
-
-    def clear(self) -> None:
-        if self.young:  # if it is empty, so is the old one
-            self.young = {}
-            self.old = {}
-            self._weight = 0
+def _joined(held: Held[S], subscription: S) -> Slot[S]:
+    """What is held for a pattern once another subscription has come."""
+    if type(held) is not Slot:
+        return Slot((held, subscription))
+    held.add(subscription)
+    return held
 
 
-def _members(held: S | Slot[S]) -> tuple[S, ...]:
-    return held.members if isinstance(held, Slot) else (held,)
+def _left(held: Held[S], subscription: S) -> Slot[S] | None:
+    """What is held for a pattern once one of its subscriptions has left."""
+    if type(held) is not Slot:
+        return None
+    held.remove(subscription)
+    return held or None
 
 
-def _union(sources: list[tuple[S, ...]]) -> tuple[S, ...]:
-    """All members of the tuples, each once, in order of subscription. Each tuple is in order."""
-    if not sources:
-        return ()
-    if len(sources) == 1:
-        return sources[0]
-    union = {member.number: member for source in sources for member in source}
-    return tuple([union[number] for number in sorted(union)])
+def _union(holdings: list[Held[S]]) -> tuple[S, ...]:
+    """All subscriptions that are held, each once, in order of subscription."""
+    if len(holdings) < 2:
+        return _members(holdings[0]) if holdings else ()
+    members: list[Any] = holdings
+    for held in holdings:
+        if type(held) is Slot:
+            members = [member for each in holdings for member in _members(each)]
+            break
+    members.sort(key=_number)
+    for one, other in pairwise(members):
+        if one is other:  # several of its patterns match
+            return tuple({each.number: each for each in members}.values())
+    return tuple(members)
 
 
-def _walk_weight(walk: tuple[int, tuple[Slot[S], ...]]) -> int:
-    return len(walk[1])
-
-
-def _route_weight(route: Route[S]) -> int:
-    return len(route.subscriptions)
+def _members(held: Held[S]) -> tuple[S, ...]:
+    return held.members if type(held) is Slot else (held,)

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus import _index
-from eventbus._index import (
+from eventbus import _generations
+from eventbus._generations import (
     GENERATION_REFERENCES,
     GENERATION_TOPICS,
     Generations,
-    Index,
-    Route,
-    Slot,
+    Walk,
 )
+from eventbus._index import Index, Route, Slot
+from eventbus._trie import Place
 from eventbus.topics import matches
 
 
@@ -94,7 +94,9 @@ class Checked:
         assert len(self.index) == 0
         assert self.index._exact == {}
         assert self.index._wild == {}
-        assert self.index._roots == {}
+        assert self.index._trie._root == {}
+        assert self.index._trie._changed == {}
+        assert self.index._special == 0
 
 
 def reach(index: Index[Listener], topic: str) -> Route[Listener]:
@@ -104,7 +106,7 @@ def reach(index: Index[Listener], topic: str) -> Route[Listener]:
 
 def remembered(index: Index[Listener]) -> dict[str, Route[Listener]]:
     """The routes in the cache."""
-    return index._routes.old | index._routes.young
+    return index._memory.old_routes | index._memory.routes
 
 
 def dotted(alphabet: str, longest: int) -> list[str]:
@@ -311,11 +313,11 @@ def test_a_topic_without_listeners_is_remembered() -> None:
     assert index.match("a.b") is route
 
 
-def recalled(checked: Checked) -> Route[Listener]:
-    """The route of a.b.c, which needs no walk."""
+def recalled(checked: Checked) -> tuple[Route[Listener], Walk]:
+    """The route of a.b.c, which needs no walk, and the walk that it was made of."""
     route = checked.index.match("a.b.c")
     assert route is not None
-    return route
+    return route, checked.index._memory.walks["a.b.c"]
 
 
 @pytest.fixture
@@ -324,7 +326,8 @@ def warm() -> Checked:
     checked = Checked()
     checked.add("a.b.*")
     checked.check("a.b.c")
-    assert len(recalled(checked).slots) == 1
+    _, (_, places) = recalled(checked)
+    assert len(places) == 1
     return checked
 
 
@@ -335,15 +338,16 @@ HARMFUL = ["a.b.**", "a.*.c", "a.z.*", "*.b.c", "*", "*.**"]
 @pytest.mark.parametrize("pattern", HARMLESS)
 def test_a_walk_is_repeated_only_if_needed(warm: Checked, pattern: str) -> None:
     """A second subscriber, a literal pattern, '**' or another first token: no new walk is made."""
-    before = recalled(warm)
+    before, walk = recalled(warm)
     listener = warm.add(pattern)
-    added = recalled(warm)
+    added, same = recalled(warm)
     assert added is not before
-    assert added.slots is before.slots
+    assert same is walk
     numbers = [each.number for each in added.subscriptions]
     assert (listener.number in numbers) == matches(pattern, "a.b.c")
     warm.remove(1)
-    assert recalled(warm).slots is before.slots
+    _, same = recalled(warm)
+    assert same is walk
     warm.check("a.b.c")
 
 
@@ -353,9 +357,10 @@ def test_a_walk_is_repeated_if_needed(warm: Checked, pattern: str) -> None:
     warm.add(pattern)
     assert warm.index.match("a.b.c") is None
     warm.check("a.b.c")
-    route = recalled(warm)
+    _, walk = recalled(warm)
     warm.remove(1)
-    assert recalled(warm).slots is route.slots
+    _, same = recalled(warm)
+    assert same is walk
     warm.check("a.b.c")
 
 
@@ -414,9 +419,9 @@ def test_the_cache_is_bounded_in_topics() -> None:
     checked.add("topic.*")
     for n in range(5 * GENERATION_TOPICS):
         checked.check(f"topic.n{n}")
-        for cache in (checked.index._routes, checked.index._walks):
-            assert len(cache.young) <= GENERATION_TOPICS
-            assert len(cache.old) <= GENERATION_TOPICS
+        memory = checked.index._memory
+        for cache in (memory.routes, memory.old_routes, memory.walks, memory.old_walks):
+            assert len(cache) <= GENERATION_TOPICS
 
 
 def references(routes: dict[str, Route[Listener]]) -> int:
@@ -432,8 +437,8 @@ def test_the_cache_is_bounded_in_references() -> None:
     for n in range(100):
         route = reach(index, f"topic.n{n}")
         assert index.match(f"topic.n{n}") is route
-        assert references(index._routes.young) <= GENERATION_REFERENCES
-        assert references(index._routes.old) <= GENERATION_REFERENCES
+        assert references(index._memory.routes) <= GENERATION_REFERENCES
+        assert references(index._memory.old_routes) <= GENERATION_REFERENCES
     assert GENERATION_REFERENCES // 3000 <= len(remembered(index)) < 50
 
 
@@ -468,9 +473,9 @@ def test_walks_are_bounded_in_references() -> None:
     topic = ".".join("a" * 10)
     for n in range(200):
         reach(index, f"{topic}.n{n}")
-        held = sum(len(slots) for _, slots in index._walks.young.values())
+        held = sum(len(places) for _, places in index._memory.walks.values())
         assert held <= GENERATION_REFERENCES
-    assert len(index._walks.young) + len(index._walks.old) < 200
+    assert len(index._memory.walks) + len(index._memory.old_walks) < 200
 
 
 def test_what_is_in_use_stays() -> None:
@@ -487,40 +492,122 @@ def test_what_is_in_use_stays() -> None:
 
 
 def test_generations_count_references_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is put again, promoted or cleared is weighed once."""
-    monkeypatch.setattr(_index, "GENERATION_REFERENCES", 10)
-    cache: Generations[str] = Generations(len)
+    """What is put again, promoted or forgotten is weighed once, be it a route's or a walk's."""
+    monkeypatch.setattr(_generations, "GENERATION_REFERENCES", 10)
+    memory: Generations[str] = Generations()
+
+    def put(topic: str, places: int, subscriptions: int) -> None:
+        walk = 0, (Place(None),) * places
+        memory.put(topic, walk, Route(("s",) * subscriptions, plain=True))
+
+    def topics() -> tuple[str, str]:
+        assert memory.routes.keys() <= memory.walks.keys()
+        assert memory.old_routes.keys() <= memory.old_walks.keys()
+        return "".join(memory.walks), "".join(memory.old_walks)
+
     for _ in range(5):
-        cache.put("a", "1234")
-    cache.put("b", "123456")
-    assert cache.young == {"a": "1234", "b": "123456"}
-    cache.put("c", "1")
-    assert (cache.young, cache.old) == ({"c": "1"}, {"a": "1234", "b": "123456"})
-    assert cache.get("b") == "123456"
-    assert (cache.young, cache.old) == ({"c": "1", "b": "123456"}, {"a": "1234"})
-    cache.put("d", "123")
-    assert len(cache.young) == 3
-    cache.clear()
-    assert (cache.young, cache.old) == ({}, {})
-    cache.put("e", "123456")
-    cache.put("f", "1234")
-    assert (cache.young, cache.old) == ({"e": "123456", "f": "1234"}, {})
+        put("a", 1, 3)
+    put("b", 2, 4)
+    assert topics() == ("ab", "")
+    put("c", 1, 0)
+    assert topics() == ("c", "ab")
+    remembered = memory.take("b")
+    assert remembered is not None
+    walk, route = remembered
+    assert route is not None
+    memory.put("b", walk, route)
+    put("d", 0, 3)
+    assert topics() == ("cbd", "a")
+    memory.forget_routes()
+    assert (memory.routes, memory.old_routes) == ({}, {})
+    put("e", 3, 4)
+    assert topics() == ("cbde", "a")
+    put("b", 0, 2)
+    assert topics() == ("cdeb", "a")
+    put("f", 1, 0)
+    assert topics() == ("f", "cdeb")
+    assert memory.take("z") is None
 
 
-def test_memory_of_literal_subscriptions() -> None:
-    """A subscription to a topic of its own costs the index less than 100 bytes."""
+def test_remembered_is_the_same_for_ever(warm: Checked) -> None:
+    """Who keeps it is told what match() says, or nothing, whatever is forgotten meanwhile."""
+    remembered = warm.index.remembered
+    assert remembered("a.b.c") is warm.index.match("a.b.c") is not None
+    warm.add("a.*.c")
+    assert remembered("a.b.c") is None
+    warm.check("a.b.c")
+    assert remembered("a.b.c") is warm.index.match("a.b.c") is not None
+    for n in range(GENERATION_TOPICS):
+        warm.check(f"topic.n{n}")
+    assert remembered("a.b.c") is None
+    assert warm.index.match("a.b.c") is remembered("a.b.c") is not None
+    assert warm.index.remembered is remembered
+
+
+def test_one_subscriber_needs_no_slot() -> None:
+    """Of each pattern the first subscriber is held as it is, and a slot from the second one on."""
+    checked = Checked()
+    patterns = ("a.b", "a.*", "a.**", "**")
+    first = checked.add(*patterns)
+
+    def held() -> list[object]:
+        places = [checked.index._wild[pattern].held for pattern in patterns[1:]]
+        return [checked.index._exact["a.b"], *places]
+
+    assert all(each is first for each in held())
+    checked.add(*patterns)
+    assert all(type(each) is Slot for each in held())
+    checked.remove()
+    checked.remove()
+    checked.check_empty()
+
+
+def test_only_a_fork_has_a_node() -> None:
+    """However many tokens a pattern has, its place is where no other pattern goes."""
+    checked = Checked()
+    checked.add("a.b.c.*")
+    root = checked.index._trie._root
+    assert root == {"a": checked.index._wild["a.b.c.*"]}
+    checked.add("a.b.d.*")
+    checked.add("*.b.c")
+    assert [each.rest for each in checked.index._wild.values()] == ["*", "*", "b.c"]
+    checked.check("a.b.c.x", "a.b.d.x", "a.b.c", "a.b.c.x.y", "x.b.c")
+    checked.remove()
+    checked.remove()
+    assert root == {"*": checked.index._wild["*.b.c"]}
+
+
+def test_texts_of_patterns_are_shared() -> None:
+    """What many patterns say is one text, so that it takes memory once and is compared at once."""
+    checked = Checked()
+    checked.add("a.token.*")
+    checked.add("a.other.*")
+    checked.add("b.token.*")
+    checked.add("b.other.*")
+    root: Any = checked.index._trie._root
+    assert all(mine is yours for mine, yours in zip(root["a"], root["b"], strict=True))
+    checked.add("c.*.to.no.end")
+    checked.add("d.*.to.no.end")
+    assert root["c"].rest is root["d"].rest
+
+
+@pytest.mark.parametrize(
+    ("pattern", "most"), [("topic.n{}", 100), ("topic.n{}.*", 400), ("topic.n{}.*.to.no.end", 450)]
+)
+def test_memory_of_subscriptions(pattern: str, most: int) -> None:
+    """A subscription to a pattern of its own costs the index few bytes, however many tokens."""
     index: Index[Listener] = Index()
     listeners = [Listener(n) for n in range(20_000)]
-    topics = [f"topic.n{n}" for n in range(20_000)]
+    patterns = [pattern.format(n) for n in range(20_000)]
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        for listener, topic in zip(listeners, topics, strict=True):
-            index.add(listener, (topic,))
+        for listener, each in zip(listeners, patterns, strict=True):
+            index.add(listener, (each,))
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert (after - before) / 20_000 < 100
+    assert (after - before) / 20_000 < most
 
 
 @pytest.mark.parametrize("pattern", ["a.b", "a.*", "**"])

@@ -29,7 +29,7 @@ LAYERS = (
     # values and rules: they know nobody
     "_identity _names _payload _queues _state clock errors event retry topics",
     # what is known of topics, handlers and one delivery
-    "_delivery _handler _index catalog dead_letters instrumentation payment_kit",
+    "_delivery _generations _handler _index _trie catalog dead_letters instrumentation payment_kit",
     # a subscription, a publication, what a bus keeps, and what can be said of them by looking
     "_cascade _deadlock _fields _introspection _invariants receipt subscription",
     # the steps of a delivery: each does one thing to an engine
