@@ -224,7 +224,8 @@ class Publishing(Engine):
             name: str = topic
         else:
             name, data = self._resolve(topic, data)
-        route = self._index.match(name) or self._find_route(name)
+        remembered = self._index.remembered
+        route = remembered(name) or self._find_route(name)
         delivery = get_current()
         inside = None if delivery is None else self._inside(delivery)
         if self._barred:
@@ -322,7 +323,10 @@ class Publishing(Engine):
         return topic.name, data
 
     def _find_route(self, topic: str) -> Route[Subscription]:
-        """The route of a topic that was not met of late: it is checked here, and only here."""
+        """The route of a topic that was not used of late; a new one is checked, only here."""
+        route = self._index.match(topic)
+        if route is not None:
+            return route
         topic = check_topic(topic)
         if self._catalog is not None and not self._catalog.known(topic):
             suggestion = self._catalog.did_you_mean(topic)

@@ -71,7 +71,7 @@ class Matcher:
     @property
     def hit(self) -> Match:
         """What a publish calls first, with no frame around it."""
-        return self.index.match
+        return self.index.remembered
 
 
 class _Forgetful(Matcher):
