@@ -46,24 +46,30 @@ def start_apart(subscription: Subscription, most: int, *, alone: bool) -> int:
     if subscription._options.timeout is not None:  # counts from the first wait on
         return 0
     queue: deque[Receipt] = subscription._queue or ()  # type: ignore[assignment]  # direct: no key
-    starts = min(len(queue), subscription.concurrency - subscription._running, most)
-    if starts <= 0 or (alone and starts == 1):
+    starts = subscription.concurrency - subscription._running
+    if starts > 1:
+        starts = min(starts, len(queue), most)
+    if starts < 1 or not queue or (alone and starts == 1):
         return 0
     bus = subscription.bus
     bus._pumps += starts
     bus._apart_until = None
-    tasks = [HandlerTask(subscription, receipt) for receipt in islice(queue, starts)]
-    tasks[-1].last = True
+    task = None
+    for receipt in islice(queue, starts):
+        task = HandlerTask(subscription, receipt)
+    assert task is not None
+    task.last = True
     return starts
 
 
 class HandlerTask(asyncio.Task[None]):
     """Runs one handler, in its own context."""
 
-    __slots__ = ("begun", "last", "receipt", "subscription")
+    __slots__ = ("begun", "last", "loop", "receipt", "subscription")
 
     def __init__(self, subscription: Subscription, receipt: Receipt) -> None:
         self.subscription = subscription
+        self.loop = subscription.bus._loop
         self.receipt: Receipt = receipt
         """What it was made for; let go of when it begins."""
         self.last = False
@@ -72,7 +78,7 @@ class HandlerTask(asyncio.Task[None]):
         _new_task(
             self,
             _run(self),
-            loop=subscription.bus._loop,
+            loop=self.loop,
             name="eventbus-handler",
             context=receipt._context.copy(),  # type: ignore[union-attr]  # it is queued
         )
@@ -81,60 +87,64 @@ class HandlerTask(asyncio.Task[None]):
         """As of any task. Cancelled before it begins, it gives back what it holds."""
         if not self.begun and not self.done():
             self.begun = True
-            if self.subscription.bus._loop is self.get_loop():
-                self._let_go(rest=True)
+            if self.subscription.bus._loop is self.loop:
+                _let_go(self, rest=True)
         return super().cancel(msg)
-
-    def begin(self) -> Delivery | None:
-        """Take the event, if it is still there to be taken."""
-        self.begun = True
-        subscription, receipt = self.subscription, self.receipt
-        bus = subscription.bus
-        del self.receipt
-        if bus._loop is not self.get_loop():  # pragma: no cover - in a child that was forked
-            return None  # what it was to take is the parent's
-        now = bus._monotonic()
-        if bus._apart_until is None:
-            bus._apart_until = now + BEGIN_SECONDS
-        delivery = None
-        queue: deque[Receipt] = subscription._queue or ()  # type: ignore[assignment]  # direct: no key
-        if (
-            queue
-            and queue[0] is receipt
-            and subscription._running < subscription.concurrency
-            and now <= bus._apart_until
-        ):
-            queue.popleft()
-            delivery = _ends.new_delivery(subscription, receipt, None)
-            delivery.started = now
-            _ends.began_to_wait(delivery, self)
-        rest = True  # unless a hook raises what ends programs
-        try:
-            # This is the handler's context: hooks belong neither in it nor inside its publisher.
-            if delivery and subscription._full and not Context().run(_ends.may_begin, delivery):
-                delivery = None
-            rest = False
-        finally:
-            self._let_go(rest=rest)
-        return delivery
-
-    def _let_go(self, *, rest: bool = False) -> None:
-        subscription = self.subscription
-        bus = subscription.bus
-        if self.last:
-            subscription._place = IDLE
-            bus._find_place(subscription)
-        bus._pumps -= 1
-        bus._unturned = 0
-        if not bus._pumps:
-            bus._resume(rest=rest)
 
 
 _new_task: Final = asyncio.Task.__init__  # called without ``super()``: there are many of these
 
 
+def _begin(task: HandlerTask) -> Delivery | None:
+    """Take the event, if it is still there to be taken."""
+    task.begun = True
+    subscription, receipt = task.subscription, task.receipt
+    bus = subscription.bus
+    del task.receipt
+    if bus._loop is not task.loop:  # pragma: no cover - in a child that was forked
+        return None  # what it was to take is the parent's
+    monotonic = bus._monotonic
+    now = monotonic()
+    if bus._apart_until is None:
+        bus._apart_until = now + BEGIN_SECONDS
+    delivery = None
+    queue: deque[Receipt] = subscription._queue or ()  # type: ignore[assignment]  # direct: no key
+    if (
+        queue
+        and queue[0] is receipt
+        and subscription._running < subscription.concurrency
+        and now <= bus._apart_until
+    ):
+        queue.popleft()
+        delivery = _ends.new_delivery(subscription, receipt, None)
+        delivery.started = now
+        _ends.began_to_wait(delivery, task)
+    rest = True  # unless a hook raises what ends programs
+    try:
+        # This is the handler's context: hooks belong neither in it nor inside its publisher.
+        if delivery and subscription._full and not Context().run(_ends.may_begin, delivery):
+            delivery = None
+        rest = False
+    finally:
+        _let_go(task, rest=rest)
+    return delivery
+
+
+def _let_go(task: HandlerTask, *, rest: bool) -> None:
+    """Give back the place of a pump, and with the last of the tasks the subscription."""
+    subscription = task.subscription
+    bus = subscription.bus
+    if task.last:
+        subscription._place = IDLE
+        bus._find_place(subscription)
+    bus._pumps -= 1
+    bus._unturned = 0
+    if not bus._pumps:
+        bus._resume(rest=rest)
+
+
 async def _run(task: HandlerTask) -> None:
-    delivery = task.begin()
+    delivery = _begin(task)
     if delivery is None:
         return
     owner = delivery.owner

@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eventbus._delivery import Delivery, Status, Work
+from eventbus._invariants import DEBUG
 from eventbus._queues import KeyedQueue
 from eventbus.dead_letters import DeadLetter
 from eventbus.errors import HandlerTimeout
@@ -299,7 +300,8 @@ def end(delivery: Delivery, status: Status, *, rest: bool = False) -> None:
         bus = delivery.owner.bus
         receipt = delivery.receipt
         _account(delivery, status)
-        bus._resume(rest=rest)
+        if DEBUG or not bus._pumps:
+            bus._resume(rest=rest)
         if status != "handled" or bus._observers:
             _tell(delivery, receipt)
 
@@ -308,8 +310,9 @@ def _account(delivery: Delivery, status: Status) -> None:
     owner = delivery.owner
     bus = owner.bus
     receipt = delivery.receipt
+    monotonic = bus._monotonic
     delivery.status = status
-    delivery.ended = bus._monotonic()
+    delivery.ended = monotonic()
     delivery.receipt = None  # type: ignore[assignment]  # it has ended
     if status == "handled":
         owner.handled += 1
@@ -385,10 +388,7 @@ def give_back_place(delivery: Delivery) -> None:
         if isinstance(owner._queue, KeyedQueue):
             owner._queue.release(lane)
     active = owner._active
-    if active is not None and delivery in active:
-        del active[delivery]
-        owner._running -= 1
-    elif work is not None and work.in_thread:
+    if (active and active.pop(delivery, delivery) is None) or (work is not None and work.in_thread):
         owner._running -= 1
     owner.bus._find_place(owner)
 
