@@ -261,16 +261,17 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
 def _step_carefully(task: PumpTask, subscription: Subscription) -> Waiting | None:
     """Start the next attempt of a subscription that has one to start."""
     bus = task.bus
+    monotonic = bus._monotonic
     if subscription._due:
         delivery = bus._stepping = subscription._due.popleft()
         delivery.attempt += 1
     else:
         delivery = bus._stepping = _take(subscription)
-        delivery.started = bus._monotonic()
+        delivery.started = monotonic()
         if subscription._full and not _ends.may_begin(delivery):
             return None
     if delivery.work is not None:
-        delivery.work.began = bus._monotonic()
+        delivery.work.began = monotonic()
     assert delivery.receipt._context is not None
     context = delivery.receipt._context.copy()
     if subscription._options.thread:
@@ -365,7 +366,8 @@ def _careful_driver(delivery: Delivery) -> Driver:
             delivery.attempt -= 1
             raise delivery.error or asyncio.CancelledError("unsubscribed")
         delivery.error = None
-        result = subscription.handler(event)
+        handler = subscription.handler
+        result = handler(event)
         if subscription._is_async:
             result = yield from result
         elif hasattr(type(result), "__await__"):
