@@ -151,11 +151,14 @@ async def _run(task: HandlerTask) -> None:
     bus = owner.bus
     bus._stepping = delivery
     set_current(delivery)
-    handler = owner.handler
+    handler, event = owner.handler, delivery.event
     del task  # frames of errors know this one, and would keep what it knows
     failed = False
     try:
-        delivery.result = await handler(delivery.event)
+        if owner._payload is not None:
+            event = _ends.typed_event(delivery)
+            _ends.check_wanted(delivery)
+        delivery.result = await handler(event)
     except BaseException as error:
         if _ends.is_destroyed(error):  # the task is, with its loop or without
             _ends.destroyed(delivery)

@@ -107,6 +107,8 @@ class Work:
     """The next of: time-out, warning that a handler does not end, end of a pause."""
     resume: Callable[[], None] | None = None
     """Set during the pause before a retry."""
+    unfit = False
+    """The data did not fit the handler, which did not run: no retry can mend that."""
     timed_out = False
     """The bus has cancelled the attempt because it took too long."""
     unwanted = False

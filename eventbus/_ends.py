@@ -20,7 +20,7 @@ from eventbus._delivery import Delivery, Status, Work
 from eventbus._invariants import DEBUG
 from eventbus._queues import KeyedQueue
 from eventbus.dead_letters import DeadLetter
-from eventbus.errors import HandlerTimeout
+from eventbus.errors import HandlerTimeout, PayloadError
 from eventbus.receipt import finish, outcomes_of
 from eventbus.subscription import GONE, check_seconds
 
@@ -74,8 +74,19 @@ def typed_event(delivery: Delivery) -> Event[Any]:
     if payload is None:
         return delivery.event
     event, owner = delivery.event, delivery.owner
-    data = payload.validate(event.data, lambda: f"{event!r} for {owner.name}")
+    try:
+        data = payload.validate(event.data, lambda: f"{event!r} for {owner.name}")
+    except PayloadError:
+        delivery.working().unfit = True
+        raise
     return event if data is event.data else event.with_data(data)
+
+
+def check_wanted(delivery: Delivery) -> None:
+    """Do not run the handler if a hook or a validator has just unsubscribed it: raise."""
+    if delivery.owner._standing == GONE:
+        delivery.attempt -= 1
+        raise delivery.error or asyncio.CancelledError("unsubscribed")
 
 
 # A handler that waits.
@@ -170,12 +181,10 @@ def drop_own_frames(error: BaseException) -> None:
 _OURS = ("eventbus._pump", "eventbus._apart", "eventbus._threads", "eventbus._admission")
 
 
-def attempt_failed(
-    delivery: Delivery, *, again: bool = True, task: asyncio.Task[Any] | None = None
-) -> BaseException:
+def attempt_failed(delivery: Delivery, *, task: asyncio.Task[Any] | None = None) -> BaseException:
     """The handler raised: pause and try again, or end the delivery. Returns what it raised.
 
-    ``task`` is its own, if it had one. With ``again`` false there is no other attempt.
+    ``task`` is its own, if it had one.
     """
     error = delivery.error
     assert error is not None
@@ -194,7 +203,7 @@ def attempt_failed(
             return error
         delivery.error = timeout_error(delivery)
         delivery.error.__cause__ = error
-    pause = _pause_before_next(delivery, delivery.error or error) if again else None
+    pause = _pause_before_next(delivery, delivery.error or error)
     if pause is None:
         _end_as_failed(delivery, delivery.error)
     else:
@@ -202,10 +211,10 @@ def attempt_failed(
     return error
 
 
-def failed_in_its_task(delivery: Delivery, *, again: bool = True) -> None:
+def failed_in_its_task(delivery: Delivery) -> None:
     """A handler in a task of its own has raised, or was cancelled."""
     task = delivery.working().task
-    error = attempt_failed(delivery, again=again, task=task)
+    error = attempt_failed(delivery, task=task)
     if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
         raise error
     leave_the_loop(error)
@@ -258,7 +267,8 @@ def _pause_before_next(delivery: Delivery, error: BaseException) -> float | None
     """Seconds until the next attempt; None if there is none."""
     owner = delivery.owner
     retry = owner._options.retry
-    unwanted = delivery.work is not None and delivery.work.unwanted
+    work = delivery.work
+    unwanted = work is not None and (work.unwanted or work.unfit)
     if retry is None or owner._standing == GONE or unwanted or not isinstance(error, Exception):
         return None
     try:

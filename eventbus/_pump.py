@@ -33,10 +33,9 @@ from eventbus import _ends, _threads
 from eventbus._apart import start_apart
 from eventbus._delivery import Delivery
 from eventbus._queues import KeyedQueue
-from eventbus.errors import PayloadError
 from eventbus.event import set_current
 from eventbus.receipt import finish, one_turn
-from eventbus.subscription import GONE, HELD, IDLE
+from eventbus.subscription import HELD, IDLE
 
 if TYPE_CHECKING:
     from collections import deque
@@ -66,8 +65,6 @@ class _Signal:
 
 DONE: Final = _Signal("DONE")
 FAILED: Final = _Signal("FAILED")
-INVALID: Final = _Signal("INVALID")
-"""The data did not fit the handler, which did not run: no retry can mend that."""
 
 Driver = Generator[Any, Any, Any]
 Waiting = tuple[Delivery, Context, Driver, Any]
@@ -130,7 +127,7 @@ async def _pump(task: PumpTask) -> None:
     if signal is DONE:
         _ends.end(delivery, "handled")
     else:
-        _ends.failed_in_its_task(delivery, again=signal is FAILED)
+        _ends.failed_in_its_task(delivery)
 
 
 def _begin_batch(task: PumpTask) -> Waiting | None:
@@ -281,8 +278,8 @@ def _step_carefully(task: PumpTask, subscription: Subscription) -> Waiting | Non
     signal = context.run(next, driver)
     if signal is DONE:
         _ends.end(delivery, "handled")
-    elif signal is FAILED or signal is INVALID:
-        _ends.leave_the_loop(_ends.attempt_failed(delivery, again=signal is FAILED))
+    elif signal is FAILED:
+        _ends.leave_the_loop(_ends.attempt_failed(delivery))
     else:
         _ends.began_to_wait(delivery, task)
         return delivery, context, driver, signal
@@ -320,11 +317,13 @@ def _plain_driver(delivery: Delivery) -> Driver:
     """Runs async handlers of direct subscriptions, one delivery after the other."""
     while True:
         set_current(delivery)
-        handler = (
-            delivery.owner.handler
-        )  # called as an attribute, it would be looked for as a method
+        owner, event = delivery.owner, delivery.event
+        handler = owner.handler  # a call of `owner.handler(…)` would look for a method first
         try:
-            delivery.result = yield from handler(delivery.event)
+            if owner._payload is not None:
+                event = _ends.typed_event(delivery)
+                _ends.check_wanted(delivery)
+            delivery.result = yield from handler(event)
             signal = DONE
         except BaseException as error:
             if _ends.is_destroyed(error):
@@ -352,19 +351,13 @@ def _await_result(delivery: Delivery, awaitable: Any) -> Driver:
 def _careful_driver(delivery: Delivery) -> Driver:
     """Runs one attempt of any handler, with its payload validated and its observers told."""
     set_current(delivery)
-    subscription, signal, failure = delivery.owner, DONE, FAILED
+    subscription, signal = delivery.owner, DONE
     observers, observe = subscription.bus._observers, subscription.bus._observe
     try:
         for observer in observers:
             observe(observer.attempt_started, delivery.event, delivery)
-        try:
-            event = _ends.typed_event(delivery)
-        except PayloadError:
-            failure = INVALID
-            raise
-        if subscription._standing == GONE:  # a hook or a validator has unsubscribed it meanwhile
-            delivery.attempt -= 1
-            raise delivery.error or asyncio.CancelledError("unsubscribed")
+        event = _ends.typed_event(delivery)
+        _ends.check_wanted(delivery)
         delivery.error = None
         handler = subscription.handler
         result = handler(event)
@@ -377,7 +370,7 @@ def _careful_driver(delivery: Delivery) -> Driver:
         if _ends.is_destroyed(error):
             raise
         delivery.error = error
-        signal = failure
+        signal = FAILED
     try:
         for observer in observers:
             observe(observer.attempt_ended, delivery.event, delivery, delivery.error)

@@ -18,9 +18,7 @@ import anyio
 from anyio import to_thread
 
 from eventbus import _ends
-from eventbus.errors import PayloadError
 from eventbus.event import current
-from eventbus.subscription import GONE
 
 if TYPE_CHECKING:
     from eventbus._delivery import Delivery
@@ -75,7 +73,6 @@ async def _carry(delivery: Delivery, context: Context) -> None:
         if _is_over(delivery):  # its subscription left while this waited for a thread
             limit.places.release_on_behalf_of(delivery)
             return
-        delivery.error = None
         work.awaits_thread = False
         work.in_thread = True
         work.began = bus._monotonic()
@@ -83,7 +80,7 @@ async def _carry(delivery: Delivery, context: Context) -> None:
             delivery.started = work.began
         _ends.start_timeout(delivery)
         loop = asyncio.get_running_loop()
-        error, again = await run_in_thread(
+        error = await run_in_thread(
             _run, delivery, context, loop, limit, token, limiter=limit.workers
         )
     except (asyncio.CancelledError, Exception) as stopped:
@@ -107,7 +104,7 @@ async def _carry(delivery: Delivery, context: Context) -> None:
         _ends.end(delivery, "handled")
     else:
         delivery.error = error
-        _ends.leave_the_loop(_ends.attempt_failed(delivery, again=again))
+        _ends.leave_the_loop(_ends.attempt_failed(delivery))
 
 
 def _is_over(delivery: Delivery) -> bool:
@@ -129,34 +126,29 @@ def _run(
     loop: asyncio.AbstractEventLoop,
     limit: ThreadLimit,
     token: list[None],
-) -> tuple[BaseException | None, bool]:
-    """In the thread: the error of the attempt, and whether another one could mend it."""
+) -> BaseException | None:
+    """In the thread: the error of the attempt."""
     if not _takes(token):
-        return None, False
+        return None
     try:
         if delivery.status is not None or delivery.working().timed_out:
-            return None, True  # too late to begin
+            return None  # too late to begin
         return context.run(_attempt, delivery)
     finally:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(_returned, delivery, limit)
 
 
-def _attempt(delivery: Delivery) -> tuple[BaseException | None, bool]:
+def _attempt(delivery: Delivery) -> BaseException | None:
     current.set(delivery)
     owner = delivery.owner
     error: BaseException | None = None
-    again = True
     try:
         for observer in owner.bus._observers:
             owner.bus._observe(observer.attempt_started, delivery.event, delivery)
-        try:
-            event = _ends.typed_event(delivery)
-        except PayloadError:
-            again = False
-            raise
-        if owner._standing == GONE:  # a hook or a validator has unsubscribed it meanwhile
-            raise asyncio.CancelledError("unsubscribed")
+        event = _ends.typed_event(delivery)
+        _ends.check_wanted(delivery)
+        delivery.error = None
         delivery.result = _plain_result(owner.handler(event))
     except BaseException as raised:
         error = raised
@@ -165,7 +157,7 @@ def _attempt(delivery: Delivery) -> tuple[BaseException | None, bool]:
             owner.bus._observe(observer.attempt_ended, delivery.event, delivery, error)
     except BaseException as exit_:  # only what ends programs comes out of a hook
         error = exit_
-    return error, again
+    return error
 
 
 def _plain_result(result: Any) -> Any:

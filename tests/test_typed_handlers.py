@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -9,7 +12,16 @@ import anyio
 import pytest
 from pydantic import BaseModel, field_validator
 
-from eventbus import Event, EventBus, PayloadError, Retry, Topic
+from eventbus import (
+    Event,
+    EventBus,
+    Hook,
+    PayloadError,
+    Retry,
+    RunningDelivery,
+    Subscription,
+    Topic,
+)
 from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, within
 
@@ -234,6 +246,147 @@ async def test_data_that_no_longer_fits_ends_the_retries() -> None:
     assert runs == [1]
     assert isinstance(outcome.error, PayloadError)
     assert clock.next_timer is None
+
+
+# At delivery, on each of the ways that a handler may be run.
+
+WAYS = ("async", "own task", "def", "observed", "thread")
+
+
+class Watcher(Hook):
+    """Makes every delivery take the careful way."""
+
+    def attempt_started(self, event: Event[Any], delivery: RunningDelivery) -> None:
+        """Only its presence counts."""
+
+
+class Vetted(BaseModel):
+    """Notes who validates it, and does what it is told to."""
+
+    todo: Callable[[], object]
+
+    @field_validator("todo")
+    @classmethod
+    def do_it(cls, todo: Callable[[], object]) -> Callable[[], object]:
+        task = None if threading.current_thread().name != "MainThread" else asyncio.current_task()
+        vetted_in.append("no task" if task is None else task.get_name())
+        todo()
+        return todo
+
+
+FITS = {"todo": lambda: None}
+
+vetted_in: list[str] = []
+"""The names of the tasks in which data was validated."""
+
+
+async def vetting(way: str, react: Callable[[Event[Any]], object]) -> tuple[EventBus, Subscription]:
+    """A bus, and a subscription whose ``Event[Vetted]`` take one of the ways to ``react``."""
+    bus = EventBus(hooks=[Watcher()] if way == "observed" else [])
+
+    async def at_once(event: Event[Vetted]) -> object:
+        return react(event)
+
+    async def after_a_turn(event: Event[Vetted]) -> object:
+        await asyncio.sleep(0)
+        return react(event)
+
+    def plainly(event: Event[Vetted]) -> object:
+        return react(event)
+
+    handlers = {"async": at_once, "observed": at_once, "own task": after_a_turn}
+    retry = Retry(attempts=3, initial=0, jitter=0)
+    subscription = bus.subscribe(
+        handlers.get(way, plainly), "a", retry=retry, thread=way == "thread"
+    )
+    bus.subscribe(lambda event: None, "a")  # a pump with nothing else to do steps the handler
+    if way == "own task":  # which a handler gets that has waited before
+        await within(bus.publish_and_wait("a", FITS, subject="warm-up"))
+    vetted_in.clear()
+    return bus, subscription
+
+
+def check_way(way: str) -> None:
+    """The way was taken that the test is about."""
+    expected = {"own task": "eventbus-handler", "thread": "no task"}.get(way, "eventbus-pump")
+    assert vetted_in[0] == expected
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_payload_error_of_the_handlers_own_is_retried(way: str) -> None:
+    """Only data that does not fit the handler is beyond mending, not data that it published."""
+    attempts: list[int] = []
+
+    def react(event: Event[Any]) -> str:
+        assert event.delivery is not None
+        if event.subject != "warm-up":
+            attempts.append(event.delivery.attempt)
+            if len(attempts) < 3:
+                raise PayloadError("what it published does not fit", [])
+        return "done"
+
+    bus, _ = await vetting(way, react)
+    outcome, _ = await within(bus.publish_and_wait("a", FITS))
+    check_way(way)
+    assert (outcome.status, outcome.result, outcome.attempts) == ("handled", "done", 3)
+    assert attempts == [1, 2, 3]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_data_that_does_not_fit_is_not_tried_again(way: str) -> None:
+    """One attempt, whatever the retry says, and the handler never runs."""
+    ran: list[object] = []
+    bus, _ = await vetting(way, ran.append)
+    ran.clear()
+    outcome, _ = await within(bus.publish_and_wait("a", {"todo": "no function"}))
+    assert (outcome.status, outcome.attempts, ran) == ("failed", 1, [])
+    assert isinstance(outcome.error, PayloadError)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_validator_may_unsubscribe_the_handler(way: str) -> None:
+    """No new call starts after that: the delivery is cancelled, and its handler never ran."""
+    ran: list[object] = []
+
+    def leave() -> None:
+        if way == "thread":
+            anyio.from_thread.run_sync(subscription.unsubscribe)
+        else:
+            subscription.unsubscribe()
+
+    bus, subscription = await vetting(way, ran.append)
+    ran.clear()
+    receipt = await bus.publish("a", {"todo": leave})
+    outcome, other = await within(receipt.outcomes())
+    check_way(way)
+    assert (outcome.status, outcome.attempts, ran) == ("cancelled", 0, [])
+    assert other.status == "handled"
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_unsubscribed_by_a_validator_the_first_attempts_error_stands(way: str) -> None:
+    """The handler has raised, and does not run again: that is how its delivery ends."""
+    raised = ValueError("the first attempt")
+    ran: list[object] = []
+
+    def react(event: Event[Any]) -> None:
+        if event.subject != "warm-up":
+            ran.append(event)
+            raise raised
+
+    def leave_if_it_ran() -> None:
+        if not ran:
+            return
+        if way == "thread":
+            anyio.from_thread.run_sync(subscription.unsubscribe)
+        else:
+            subscription.unsubscribe()
+
+    bus, subscription = await vetting(way, react)
+    receipt = await bus.publish("a", {"todo": leave_if_it_ran})
+    outcome, _ = await within(receipt.outcomes())
+    assert (outcome.status, outcome.attempts, len(ran)) == ("failed", 1, 1)
+    assert outcome.error is raised
 
 
 # At publish.
