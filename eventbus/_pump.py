@@ -181,8 +181,9 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                         left = 0
                 continue
 
-            # The inlined path, for subscriptions that need nothing before the handler and nothing
-            # after it. It is `_step_carefully` and `_ends.end`, unrolled: a third of the speed.
+            # The inlined path, for subscriptions that need nothing before the handler but their
+            # data and nothing after it. It is `_step_carefully` and `_ends.end`, unrolled: without
+            # it, a delivery takes two and a half times as long.
             queue: deque[Receipt] = subscription._queue  # type: ignore[assignment]  # direct: no key
             call = subscription.handler
             is_async = subscription._is_async
