@@ -295,6 +295,7 @@ def _try_again(bus: Engine, ticket: Ticket) -> None:
         _forget(ticket)
         ticket.fail(error)
         return
+    bus._deal_out()
     blocking = first_full(verdicts)
     if blocking is not None:
         enter_line(ticket, blocking)

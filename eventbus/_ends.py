@@ -178,7 +178,7 @@ def drop_own_frames(error: BaseException) -> None:
     error.__traceback__ = trace
 
 
-_OURS = ("eventbus._pump", "eventbus._apart", "eventbus._threads", "eventbus._admission")
+_OURS = ("eventbus._drivers", "eventbus._apart", "eventbus._threads", "eventbus._admission")
 
 
 def attempt_failed(delivery: Delivery, *, task: asyncio.Task[Any] | None = None) -> BaseException:

@@ -107,6 +107,7 @@ class Engine(Fields):
         ``rest`` waits for a moment before it goes on.
         """
         if not self._pumps:
+            self._deal_out()  # its pump was cancelled before it began
             if self._ready:
                 if rest:
                     self._rest()
@@ -176,6 +177,24 @@ class Engine(Fields):
             subscription._place = SATURATED
         else:
             subscription._place = IDLE
+
+    def _queue_up(self, subscription: Subscription, receipt: Receipt) -> None:
+        """Put an event that is handed round into a queue after all."""
+        subscription.accepted += 1
+        queue = subscription._queue
+        if queue is None:
+            queue = subscription._new_queue()
+        queue.append(receipt)  # type: ignore[call-arg]  # plain: no key
+        if len(queue) >= subscription.capacity:
+            self._mark_full(subscription)
+        self._find_place(subscription)
+
+    def _deal_out(self) -> None:
+        """Queue what is handed round, for all who have not been given it: the queues are right."""
+        receipt, self._round = self._round, None
+        if receipt is not None:
+            for subscription in self._takers:
+                self._queue_up(subscription, receipt)
 
     def _mark_full(self, subscription: Subscription) -> None:
         """Its queue has reached its capacity."""
@@ -275,6 +294,7 @@ class Engine(Fields):
 
     def _all_subscriptions(self) -> list[Subscription]:
         """Those that get new events, and those that have left and have something pending."""
+        self._deal_out()
         return [
             *self._index.subscriptions(),
             *(each for each in list(self._left) if not each.active),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,7 @@ class Fields:
         "_retired",
         "_returning",
         "_room_timer",
+        "_round",
         "_serial",
         "_settlers",
         "_sites",
@@ -94,6 +95,7 @@ class Fields:
         "_streams",
         "_strict",
         "_stuck_threads",
+        "_takers",
         "_thread",
         "_thread_limit",
         "_threads",
@@ -183,6 +185,12 @@ class Fields:
         """What to add to the monotonic clock's time to get UNIX time, in seconds."""
         self._pump_context = Context()
         self._ready: deque[Subscription] = deque()
+        self._round: Receipt | None = None
+        """An event that is handed round: it is in no queue, though it counts as queued, because a
+        pump will give it to one subscription after the other, who have nothing else to do. Whatever
+        looks at queues, or changes them, lets it be dealt out first."""
+        self._takers: Iterator[Subscription] = iter(())
+        """Who has not been given it yet."""
         self._pumps = 0
         """Pumps that are scheduled, or that a timer will start after a rest."""
         self._open = 0

@@ -25,6 +25,7 @@ MOST_CHECKED: Final = 200
 
 def check(bus: Engine) -> None:
     """Assert the invariants of a bus between two steps."""
+    assert bus._round is None or bus._pumps, "an event goes round and nobody will take it"
     subscriptions = bus._all_subscriptions()
     assert bus._pumps >= 0, "a pump gave back its place twice"
     assert bus._open >= 0, "a publication was finished twice"

@@ -207,7 +207,7 @@ class Publishing(Engine):
             submitted.accept = future.set_result
             submitted.fail = future.set_exception
 
-    def _submit(  # noqa: C901, PLR0912 - unrolled, see below
+    def _submit(  # noqa: C901, PLR0912, PLR0915 - unrolled, see below
         self,
         topic: str | Topic[Any],
         data: Any,
@@ -232,6 +232,8 @@ class Publishing(Engine):
             self._refuse(inside)
         monotonic = self._monotonic
         cause = None if delivery is None else delivery.event
+        if self._round is not None:
+            self._deal_out()
         subscriptions = route.subscriptions
         receipt = new_publication(self, name, data, monotonic(), cause, given, subscriptions)
 
@@ -255,20 +257,24 @@ class Publishing(Engine):
             return receipt
         self._open += 1
         ready = self._ready
-        for subscription in subscriptions:
-            subscription.accepted += 1
-            queue = subscription._queue
-            if queue is None:
-                queue = subscription._new_queue()
-            queue.append(receipt)  # type: ignore[call-arg]  # plain: no key
-            if not subscription._place:
-                subscription._place = READY
-                ready.append(subscription)
-            if len(queue) >= subscription.capacity:
-                self._mark_full(subscription)
+        if total > 1 and self._open == 1:  # nothing else is pending, and a pump will hand it round
+            self._round = receipt
+            self._takers = iter(subscriptions)
+        else:
+            for subscription in subscriptions:
+                subscription.accepted += 1
+                queue = subscription._queue
+                if queue is None:
+                    queue = subscription._new_queue()
+                queue.append(receipt)  # type: ignore[call-arg]  # plain: no key
+                if not subscription._place:
+                    subscription._place = READY
+                    ready.append(subscription)
+                if len(queue) >= subscription.capacity:
+                    self._mark_full(subscription)
         if inside is not None:
             _deadlock.waiting.grew(receipt)
-        if ready and not self._pumps:
+        if not self._pumps and (ready or self._round is not None):
             self._pumps = 1
             self._new_pump(self._loop)  # type: ignore[arg-type]  # it is bound by now
         if self._witnesses:
@@ -285,6 +291,7 @@ class Publishing(Engine):
         only: Subscription | None = None,
     ) -> Receipt | _admission.Ticket:
         verdicts = _admission.judge_all(self, receipt, subscriptions)
+        self._deal_out()
         if self._loop is None:
             _binding.bind(self)  # a predicate may have let go of the loop
         if inside is not None:

@@ -24,16 +24,24 @@ from __future__ import annotations
 
 import asyncio
 import math
-import types
-from collections.abc import Callable, Generator
-from contextvars import Context
-from typing import TYPE_CHECKING, Any, Final, ParamSpec
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from eventbus import _ends, _threads
 from eventbus._apart import start_apart
 from eventbus._delivery import Delivery
+from eventbus._drivers import (
+    DONE,
+    FAILED,
+    Driver,
+    Waiting,
+    call,
+    careful_driver,
+    drive,
+    plain_driver,
+)
 from eventbus._queues import KeyedQueue
-from eventbus.event import set_current
+from eventbus._round import hand_round
 from eventbus.receipt import finish, one_turn
 from eventbus.subscription import HELD, IDLE
 
@@ -41,7 +49,6 @@ if TYPE_CHECKING:
     from collections import deque
 
     from eventbus._engine import Engine
-    from eventbus.event import Event
     from eventbus.receipt import Receipt
     from eventbus.subscription import Subscription
 
@@ -51,25 +58,6 @@ BATCH_SECONDS: Final = 0.005
 FAST = True
 """Whether `run_batch` may use its inlined path. Off, every delivery takes the careful one; the two
 must behave alike, and the tests run with both."""
-
-
-class _Signal:
-    """What a driver yields when it does not pass on what a handler waits for."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-DONE: Final = _Signal("DONE")
-FAILED: Final = _Signal("FAILED")
-
-Driver = Generator[Any, Any, Any]
-Waiting = tuple[Delivery, Context, Driver, Any]
-"""A handler that waits: its delivery, its context, its driver, and what that has yielded."""
-P = ParamSpec("P")
 
 
 class PumpTask(asyncio.Task[None]):
@@ -120,7 +108,7 @@ async def _pump(task: PumpTask) -> None:
         _ends.start_timeout(delivery)
     del waiting, task, bus  # frames of errors know this one, and would keep what it knows
     try:
-        signal = await _drive(context, driver, signal)
+        signal = await drive(context, driver, signal)
     except GeneratorExit:  # the task is destroyed, with its loop or without
         _ends.destroyed(delivery)
         raise
@@ -159,6 +147,13 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
     left = BATCH_STEPS
     plain: Driver | None = None
     step: Callable[[Delivery], Any] | None = None
+    if bus._round is not None:
+        if not FAST:
+            bus._deal_out()
+        else:
+            waiting, left = hand_round(task, left)
+            if waiting is not None:
+                return waiting
     while ready and left:
         subscription = ready.popleft()
         subscription._place = HELD
@@ -185,7 +180,6 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
             # data and nothing after it. It is `_step_carefully` and `_ends.end`, unrolled: without
             # it, a delivery takes two and a half times as long.
             queue: deque[Receipt] = subscription._queue  # type: ignore[assignment]  # direct: no key
-            call = subscription.handler
             is_async = subscription._is_async
             while queue and left:
                 left -= 1
@@ -193,7 +187,7 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                 delivery = Delivery()
                 delivery.owner = subscription
                 delivery.receipt = receipt
-                delivery.event = event = receipt.event
+                delivery.event = receipt.event
                 delivery.status = delivery.work = None
                 delivery.started = now
                 if receipt._redelivered:
@@ -202,28 +196,19 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                 if subscription._full and not _ends.may_begin(delivery):
                     break
                 context = receipt._context.copy()  # type: ignore[union-attr]  # it has pending deliveries
-                if is_async:
+                if not is_async:
+                    signal = context.run(call, delivery)
+                    if signal is not DONE and signal is not FAILED:
+                        driver = signal
+                        signal = context.run(next, driver)
+                else:
                     if step is None:
-                        plain = _plain_driver(delivery)
+                        plain = plain_driver(delivery)
                         step = plain.send
                         signal = context.run(next, plain)
                     else:
                         signal = context.run(step, delivery)
                     driver = plain
-                else:
-                    try:
-                        result = context.run(_call, delivery, call, event)
-                        is_value = result is None or not hasattr(type(result), "__await__")
-                    except BaseException as error:
-                        delivery.error = error
-                        signal = FAILED
-                    else:
-                        if is_value:
-                            delivery.result = result
-                            signal = DONE
-                        else:
-                            driver = _await_result(delivery, result)
-                            signal = context.run(next, driver)
                 now = monotonic()
                 if signal is DONE:
                     if delivery.status is None:
@@ -246,7 +231,7 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                         break  # it pauses before its next attempt, and keeps its place
                 else:
                     _ends.began_to_wait(delivery, task)
-                    return delivery, context, driver, signal  # type: ignore[possibly-undefined, return-value]  # only a driver gives other signals
+                    return delivery, context, driver, signal  # type: ignore[possibly-undefined]  # only a driver gives other signals
                 if now > task.deadline:
                     left = 0
         finally:
@@ -275,7 +260,7 @@ def _step_carefully(task: PumpTask, subscription: Subscription) -> Waiting | Non
     if subscription._options.thread:
         _threads.start(delivery, context)
         return None
-    driver = _careful_driver(delivery)
+    driver = careful_driver(delivery)
     signal = context.run(next, driver)
     if signal is DONE:
         _ends.end(delivery, "handled")
@@ -295,106 +280,3 @@ def _take(subscription: Subscription) -> Delivery:
         return _ends.new_delivery(subscription, receipt, lane)
     assert queue
     return _ends.new_delivery(subscription, queue.popleft(), None)
-
-
-# What runs in the context of a handler. A driver is a generator that runs handlers with
-# ``yield from``, where the interpreter returns their results without an exception. It yields a
-# signal when a handler has ended, and passes on whatever a handler yields that waits.
-
-
-def _call(delivery: Delivery, call: Callable[[Event[Any]], Any], event: Event[Any]) -> Any:
-    set_current(delivery)
-    del delivery  # a traceback would keep it
-    return call(event)
-
-
-def _awaiting(function: Callable[P, Driver]) -> Callable[P, Driver]:
-    """Let ``yield from`` in a generator function go into coroutines."""
-    return types.coroutine(function)  # type: ignore[return-value]  # pyright: ignore[reportReturnType] - it is the generator function itself
-
-
-@_awaiting
-def _plain_driver(delivery: Delivery) -> Driver:
-    """Runs async handlers of direct subscriptions, one delivery after the other."""
-    while True:
-        set_current(delivery)
-        owner, event = delivery.owner, delivery.event
-        handler = owner.handler  # a call of `owner.handler(…)` would look for a method first
-        try:
-            if owner._payload is not None:
-                event = _ends.typed_event(delivery)
-                _ends.check_wanted(delivery)
-            delivery.result = yield from handler(event)
-            signal = DONE
-        except BaseException as error:
-            if _ends.is_destroyed(error):
-                raise
-            delivery.error = error
-            signal = FAILED
-        delivery = yield signal
-
-
-@_awaiting
-def _await_result(delivery: Delivery, awaitable: Any) -> Driver:
-    """Runs what a ``def`` handler has returned to be awaited."""
-    signal = DONE
-    try:
-        delivery.result = yield from awaitable.__await__()
-    except BaseException as error:
-        if _ends.is_destroyed(error):
-            raise
-        delivery.error = error
-        signal = FAILED
-    yield signal
-
-
-@_awaiting
-def _careful_driver(delivery: Delivery) -> Driver:
-    """Runs one attempt of any handler, with its payload validated and its observers told."""
-    set_current(delivery)
-    subscription, signal = delivery.owner, DONE
-    observers, observe = subscription.bus._observers, subscription.bus._observe
-    try:
-        for observer in observers:
-            observe(observer.attempt_started, delivery.event, delivery)
-        event = _ends.typed_event(delivery)
-        _ends.check_wanted(delivery)
-        delivery.error = None
-        handler = subscription.handler
-        result = handler(event)
-        if subscription._is_async:
-            result = yield from result
-        elif hasattr(type(result), "__await__"):
-            result = yield from result.__await__()
-        delivery.result = result
-    except BaseException as error:
-        if _ends.is_destroyed(error):
-            raise
-        delivery.error = error
-        signal = FAILED
-    try:
-        for observer in observers:
-            observe(observer.attempt_ended, delivery.event, delivery, delivery.error)
-    except BaseException as error:  # only what ends programs comes out of a hook
-        delivery.error = error
-        signal = FAILED
-    del delivery
-    yield signal
-
-
-@types.coroutine
-def _drive(context: Context, driver: Driver, signal: Any) -> Driver:
-    """Drive a handler that waits to its end, in its own context. Gives the last signal."""
-    run, send = context.run, driver.send
-    while signal.__class__ is not _Signal:
-        try:
-            value = yield signal
-        except GeneratorExit as destroyed:
-            run(driver.throw, destroyed)
-            raise
-        except BaseException as thrown:
-            signal = run(driver.throw, thrown)
-        else:
-            signal = run(send, value)
-    del context, driver, run, send  # the traceback of an error knows this frame
-    return signal

@@ -73,6 +73,7 @@ def unsubscribe(bus: Engine, subscription: Subscription) -> None:
     refuse_in_predicate(bus, "unsubscribe")
     if subscription._standing == GONE:
         return
+    bus._deal_out()
     leave(bus, subscription)
     subscription._standing = GONE
     tell = cancel_queued(subscription)

@@ -280,8 +280,9 @@ class Subscription:
 
     def statistics(self) -> SubscriptionStatistics:
         """The subscription's accounts, as of now."""
+        pending = self.pending
         return SubscriptionStatistics(
-            self.accepted, self.handled, self.failed, self.dropped, self.cancelled, self.pending
+            self.accepted, self.handled, self.failed, self.dropped, self.cancelled, pending
         )
 
     def options(self) -> dict[str, Any]:
@@ -328,6 +329,7 @@ class Subscription:
     @property
     def pending(self) -> int:
         """Deliveries that have not ended: counted from where they are, not from the other sums."""
+        self.bus._deal_out()
         return len(self._queue or ()) + sum(1 for _ in self._running_deliveries())
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eventbus import Event, EventBus, Hook, OptionError, Topic, TopicError
-from eventbus._pump import DONE
+from eventbus._drivers import DONE
 from tests.helpers import within
 
 

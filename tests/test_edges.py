@@ -34,8 +34,8 @@ from eventbus import (
     UnmatchedPattern,
     WouldDeadlock,
     WrongLoop,
+    _drivers,
     _ends,
-    _pump,
 )
 from eventbus._handler import inspect_handler
 from eventbus._queues import KeyedQueue
@@ -665,13 +665,13 @@ async def test_a_driver_that_is_destroyed_ends_without_a_word(kind: str) -> None
     receipt = await bus.publish("other")
     delivery = _ends.new_delivery(bus.subscribe(wait), receipt, None)
     if kind == "plain":
-        driver = _pump._plain_driver(delivery)
+        driver = _drivers.plain_driver(delivery)
         contextvars.copy_context().run(next, driver)
     elif kind == "result":
-        driver = _pump._await_result(delivery, wait(receipt.event))
+        driver = _drivers._await_result(delivery, wait(receipt.event))
         contextvars.copy_context().run(next, driver)
     else:
-        driver = _pump._careful_driver(delivery)
+        driver = _drivers.careful_driver(delivery)
         contextvars.copy_context().run(next, driver)
     driver.close()
     assert delivery.error is None

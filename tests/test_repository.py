@@ -33,7 +33,7 @@ LAYERS = (
     # a subscription, a publication, what a bus keeps, and what can be said of them by looking
     "_cascade _deadlock _fields _introspection _invariants receipt subscription",
     # the steps of a delivery: each does one thing to an engine
-    "_admission _apart _binding _closing _ends _pump _registration _threads",
+    "_admission _apart _binding _closing _drivers _ends _pump _registration _round _threads",
     # what wires them
     "_engine _publishing bus stream",
     # what applications import

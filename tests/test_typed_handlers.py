@@ -280,6 +280,11 @@ vetted_in: list[str] = []
 """The names of the tasks in which data was validated."""
 
 
+async def pass_a_turn(event: Event[Any]) -> None:
+    """Waits, and takes whatever comes."""
+    await asyncio.sleep(0)
+
+
 async def vetting(way: str, react: Callable[[Event[Any]], object]) -> tuple[EventBus, Subscription]:
     """A bus, and a subscription whose ``Event[Vetted]`` take one of the ways to ``react``."""
     bus = EventBus(hooks=[Watcher()] if way == "observed" else [])
@@ -299,7 +304,7 @@ async def vetting(way: str, react: Callable[[Event[Any]], object]) -> tuple[Even
     subscription = bus.subscribe(
         handlers.get(way, plainly), "a", retry=retry, thread=way == "thread"
     )
-    bus.subscribe(lambda event: None, "a")  # a pump with nothing else to do steps the handler
+    bus.subscribe(pass_a_turn, "a")  # else a pump has nothing to do but to step the handler
     if way == "own task":  # which a handler gets that has waited before
         await within(bus.publish_and_wait("a", FITS, subject="warm-up"))
     vetted_in.clear()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import anyio
 
 import eventbus
-from eventbus._pump import _drive
+from eventbus._drivers import drive
 
 if TYPE_CHECKING:
     from eventbus import Event, EventBus
@@ -119,7 +119,7 @@ def frames(awaitable: Any) -> Iterator[FrameType]:
         yield frame
 
 
-_DRIVES: Final = _drive.__code__
+_DRIVES: Final = drive.__code__
 
 
 def show_task(task: asyncio.Task[Any]) -> str:

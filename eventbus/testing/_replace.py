@@ -204,6 +204,7 @@ def _noting(looked_at: Handler, events: list[Event[Any]], is_async: bool) -> Cal
 
 def _not_begun(subscription: Subscription) -> int:
     """How many deliveries, or next attempts, of a subscription have not begun."""
+    subscription.bus._deal_out()
     waiting = [
         delivery
         for delivery in subscription._running_deliveries()

@@ -1,0 +1,149 @@
+"""What runs in the context of a handler, and what it says when it stops.
+
+A *driver* is a generator that runs handlers with ``yield from``, where the interpreter returns
+their results without an exception. It yields a signal when a handler has ended, and passes on
+whatever a handler yields that waits.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Generator
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
+
+from eventbus import _ends
+from eventbus.event import set_current
+
+if TYPE_CHECKING:
+    from eventbus._delivery import Delivery
+
+Driver = Generator[Any, Any, Any]
+Waiting: TypeAlias = "tuple[Delivery, Context, Driver, Any]"
+"""A handler that waits: its delivery, its context, its driver, and what that has yielded."""
+P = ParamSpec("P")
+
+
+class Signal:
+    """What a driver yields when it does not pass on what a handler waits for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+DONE: Final = Signal("DONE")
+FAILED: Final = Signal("FAILED")
+
+
+def call(delivery: Delivery) -> Any:
+    """Runs a ``def`` handler. Gives a signal or, if it returned what is to be awaited, a driver."""
+    set_current(delivery)
+    owner, event = delivery.owner, delivery.event
+    handler = owner.handler  # a call of `owner.handler(…)` would look for a method first
+    try:
+        if owner._payload is not None:
+            event = _ends.typed_event(delivery)
+            _ends.check_wanted(delivery)
+        result = handler(event)
+        if result is not None and hasattr(type(result), "__await__"):
+            return _await_result(delivery, result)
+    except BaseException as error:
+        delivery.error = error
+        return FAILED
+    delivery.result = result
+    return DONE
+
+
+def _awaiting(function: Callable[P, Driver]) -> Callable[P, Driver]:
+    """Let ``yield from`` in a generator function go into coroutines."""
+    return types.coroutine(function)  # type: ignore[return-value]  # pyright: ignore[reportReturnType] - it is the generator function itself
+
+
+@_awaiting
+def plain_driver(delivery: Delivery) -> Driver:
+    """Runs async handlers of direct subscriptions, one delivery after the other."""
+    while True:
+        set_current(delivery)
+        owner, event = delivery.owner, delivery.event
+        handler = owner.handler
+        try:
+            if owner._payload is not None:
+                event = _ends.typed_event(delivery)
+                _ends.check_wanted(delivery)
+            delivery.result = yield from handler(event)
+            signal = DONE
+        except BaseException as error:
+            if _ends.is_destroyed(error):
+                raise
+            delivery.error = error
+            signal = FAILED
+        delivery = yield signal
+
+
+@_awaiting
+def _await_result(delivery: Delivery, awaitable: Any) -> Driver:
+    """Runs what a ``def`` handler has returned to be awaited."""
+    signal = DONE
+    try:
+        delivery.result = yield from awaitable.__await__()
+    except BaseException as error:
+        if _ends.is_destroyed(error):
+            raise
+        delivery.error = error
+        signal = FAILED
+    yield signal
+
+
+@_awaiting
+def careful_driver(delivery: Delivery) -> Driver:
+    """Runs one attempt of any handler, with its payload validated and its observers told."""
+    set_current(delivery)
+    subscription, signal = delivery.owner, DONE
+    observers, observe = subscription.bus._observers, subscription.bus._observe
+    try:
+        for observer in observers:
+            observe(observer.attempt_started, delivery.event, delivery)
+        event = _ends.typed_event(delivery)
+        _ends.check_wanted(delivery)
+        delivery.error = None
+        handler = subscription.handler
+        result = handler(event)
+        if subscription._is_async:
+            result = yield from result
+        elif hasattr(type(result), "__await__"):
+            result = yield from result.__await__()
+        delivery.result = result
+    except BaseException as error:
+        if _ends.is_destroyed(error):
+            raise
+        delivery.error = error
+        signal = FAILED
+    try:
+        for observer in observers:
+            observe(observer.attempt_ended, delivery.event, delivery, delivery.error)
+    except BaseException as error:  # only what ends programs comes out of a hook
+        delivery.error = error
+        signal = FAILED
+    del delivery
+    yield signal
+
+
+@types.coroutine
+def drive(context: Context, driver: Driver, signal: Any) -> Driver:
+    """Drive a handler that waits to its end, in its own context. Gives the last signal."""
+    run, send = context.run, driver.send
+    while signal.__class__ is not Signal:
+        try:
+            value = yield signal
+        except GeneratorExit as destroyed:
+            run(driver.throw, destroyed)
+            raise
+        except BaseException as thrown:
+            signal = run(driver.throw, thrown)
+        else:
+            signal = run(send, value)
+    del context, driver, run, send  # the traceback of an error knows this frame
+    return signal
