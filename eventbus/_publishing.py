@@ -291,7 +291,6 @@ class Publishing(Engine):
         only: Subscription | None = None,
     ) -> Receipt | _admission.Ticket:
         verdicts = _admission.judge_all(self, receipt, subscriptions)
-        self._deal_out()
         if self._loop is None:
             _binding.bind(self)  # a predicate may have let go of the loop
         if inside is not None:
@@ -375,6 +374,7 @@ class Publishing(Engine):
             raise NotSubscribed(
                 f"{letter.subscription} is not subscribed any more: {letter!r} stays"
             )
+        self._deal_out()
         now = self._monotonic()
         receipt = new_receipt(self, letter.event, copy_context(), now)
         receipt._redelivered = True

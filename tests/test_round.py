@@ -39,12 +39,11 @@ class Audience:
 async def test_it_is_in_no_queue_until_somebody_looks(bus: EventBus) -> None:
     """Nothing is queued one by one, and yet it counts as accepted and pending at every moment."""
     audience = Audience(bus)
-    await bus.publish("a", 1)
-    assert bus._round is not None
+    receipt = await bus.publish("a", 1)
+    assert bus._round is receipt
     assert not any(each._queue for each in audience.subscriptions)
     statistics = audience.subscriptions[1].statistics()
     assert (statistics.accepted, statistics.pending) == (1, 1)
-    assert bus._round is None
     assert [len(each._queue or ()) for each in audience.subscriptions] == [1, 1, 1]
     await within(bus.settle())
     assert audience.heard == ["a1", "b1", "c1"]
@@ -184,6 +183,45 @@ async def test_it_counts_for_the_capacity(bus: EventBus) -> None:
     assert audience.heard == ["a1", "b1", "c1", "a3", "b3", "c3"]
 
 
+async def test_it_counts_for_the_room_of_a_redelivery(bus: EventBus) -> None:
+    """A dead letter waits for a queue whose one place is the event that goes round."""
+    audience = Audience(bus, capacity=1)
+
+    async def fail(event: Event[Any]) -> None:
+        if event.delivery is not None and not event.delivery.redelivered:
+            raise ValueError
+
+    audience.reactions["b"] = fail
+    await within(bus.publish_and_wait("a", 1))
+    audience.reactions.clear()
+    await turns(2)  # no pump is left that would come first
+    redelivery = asyncio.create_task(bus.redeliver(bus.dead_letters[0]))
+    bus.publish_nowait("a", 2)
+    await turns(1)
+    assert len(bus._tickets) == 1
+    await within(redelivery)
+    await within(bus.settle())
+    assert audience.heard[-1] == "b1"
+
+
+async def test_it_counts_for_the_room_of_who_waits_already() -> None:
+    """A publisher that waited for a stream finds the next queue full, and waits for that."""
+    bus = EventBus()
+    audience = Audience(bus, capacity=1)
+    async with bus.stream("b", "s", capacity=1) as events:
+        await bus.publish("s")
+        waiting = asyncio.create_task(bus.publish("b", 1))
+        await asyncio.sleep(0)
+        bus.publish_nowait("a", 2)
+        assert bus._round is not None
+        await within(anext(events))
+        assert not waiting.done()
+        assert [each.blocked_by for each in bus._tickets.values()] == [audience.subscriptions[0]]
+        await within(waiting)
+        await within(bus.settle())
+    assert audience.heard[-1] == "c1"
+
+
 def test_an_exit_on_the_way() -> None:
     """A handler that ends the program has failed; who has not been given the event is cancelled."""
     bus = EventBus()
@@ -238,7 +276,7 @@ def test_a_loop_that_is_closed_on_the_way() -> None:
     assert bus._round is receipts[0]
     loop.close()
     outcomes = asyncio.run(within(receipts[0].outcomes()))
-    pump.get_coro().close()  # type: ignore[union-attr]  # it has one
+    pump.get_coro().close()
     assert [each.status for each in outcomes] == ["cancelled"] * 3
     assert balances(bus, *audience.subscriptions)
     asyncio.run(within(bus.publish_and_wait("a", 2)))
