@@ -5,8 +5,9 @@ handler once, in a copy of its publisher's context. A handler that ends in that 
 no task and no turn of the loop. One that waits keeps the task in which it began to its end (so
 that ``asyncio.current_task()`` never changes under it, and time-outs, task groups and cancel
 scopes inside it work); up to two new pumps take over the other subscriptions. A pump never waits
-itself: after `BATCH_STEPS` steps or `BATCH_SECONDS` it ends, and another one follows. Handlers that
-are known to wait are started apart, in tasks that need no driver: see `_apart`.
+itself: after `BATCH_STEPS` steps or `BATCH_SECONDS` it ends, and another one follows. An event that
+is handed round comes first (`_round`). Handlers that are known to wait are started apart, in tasks
+that need no driver (`_apart`).
 
 One exception saves tasks: while a publisher waits for the end of this very turn of the loop, and
 will likely publish again, a pump that is through stays for one turn more as the bus's *spare*. It

@@ -2,8 +2,9 @@
 
 The way of an event: `publish` → `_publishing` (which loop, which topic, who is publishing) → the
 index (whom it reaches) → room in every queue (`_admission`, when that takes more than a look)
-→ appended to each queue → a pump is made sure of → `_pump` steps the handlers → `_ends` does the
-accounts → the receipt wakes who waits.
+→ appended to each queue, or handed round if nothing else is pending (`_round`) → a pump is made
+sure of → `_pump` steps the handlers, in `_drivers` → `_ends` does the accounts → the receipt wakes
+who waits.
 """
 
 from __future__ import annotations
