@@ -80,12 +80,13 @@ class Trie(Generic[H]):
                     if below.fits(tokens, depth):
                         found.append(below)
                     continue
-                if (literal := below.get(token)) is not None:
-                    reached.append(literal)
-                if (star := below.get("*")) is not None:
-                    reached.append(star)
-                if (tail := below.get("**")) is not None:
-                    found.append(tail)  # type: ignore[arg-type]  # nothing comes after '**'
+                # Most are not there, and `in` is the quickest way to know.
+                if token in below:
+                    reached.append(below[token])
+                if "*" in below:
+                    reached.append(below["*"])
+                if "**" in below:
+                    found.append(below["**"])  # type: ignore[arg-type]  # nothing comes after '**'
             if not reached:
                 break
             belows = reached
