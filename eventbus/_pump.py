@@ -319,9 +319,7 @@ def _plain_driver(delivery: Delivery) -> Driver:
     """Runs async handlers of direct subscriptions, one delivery after the other."""
     while True:
         set_current(delivery)
-        handler = (
-            delivery.owner.handler
-        )  # called as an attribute, it would be looked for as a method
+        handler = delivery.owner.handler  # called at once, it would be looked for as a method
         try:
             delivery.result = yield from handler(delivery.event)
             signal = DONE
