@@ -35,13 +35,13 @@ BEGIN_SECONDS: Final = 0.005
 
 
 def start_apart(subscription: Subscription, most: int, *, alone: bool) -> int:
-    """Make tasks for what a subscription in the hands of a pump can start. Returns how many.
+    """Make tasks for what a direct subscription in the hands of a pump can start.
 
-    None if its handler takes more than a plain ``await``, or if the pump is left alone with one
-    event, and has nothing better to do than to step its handler. If any, they hold the
-    subscription until the last of them lets go of it.
+    Returns how many. It makes none if the handler takes more than a plain ``await``, or if the pump
+    is left alone with one event, and has nothing better to do than to step its handler. If any,
+    they hold the subscription until the last of them lets go of it.
     """
-    if not (subscription._direct and subscription._is_async) or subscription._due:
+    if not subscription._is_async or subscription._due:
         return 0
     if subscription._options.timeout is not None:  # counts from the first wait on
         return 0

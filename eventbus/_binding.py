@@ -14,7 +14,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from eventbus import _admission, _ends, _registration
+from eventbus import _admission, _cascade, _ends, _registration
 from eventbus._state import COUNTS, State, every_bus
 from eventbus.errors import BusClosed, NoRunningLoop, WrongLoop
 from eventbus.event import current
@@ -171,10 +171,13 @@ def _cancel_silently(subscription: Subscription) -> None:
 
 
 def _cancel_one(delivery: Delivery) -> None:
+    receipt = delivery.receipt
     delivery.status = "cancelled"
     delivery.ended = delivery.started
-    delivery.receipt._ended.append(delivery)
-    delivery.receipt._cascade = None
+    receipt._ended.append(delivery)
+    if receipt.cascade_done:
+        for _ in _cascade.leave(receipt):  # its ends are written on the way
+            pass
 
 
 def check_other_thread(bus: Engine) -> asyncio.AbstractEventLoop:

@@ -52,6 +52,7 @@ def call(delivery: Delivery) -> Any:
             return _await_result(delivery, result)
     except BaseException as error:
         delivery.error = error
+        del delivery, owner, event  # the frames of the error know this one
         return FAILED
     delivery.result = result
     return DONE

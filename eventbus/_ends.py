@@ -310,7 +310,7 @@ def end(delivery: Delivery, status: Status, *, rest: bool = False) -> None:
         bus = delivery.owner.bus
         receipt = delivery.receipt
         _account(delivery, status)
-        if DEBUG or not bus._pumps:
+        if DEBUG or not bus._pumps:  # else there is nothing to resume, but something to check
             bus._resume(rest=rest)
         if status != "handled" or bus._observers:
             _tell(delivery, receipt)
@@ -398,7 +398,9 @@ def give_back_place(delivery: Delivery) -> None:
         if isinstance(owner._queue, KeyedQueue):
             owner._queue.release(lane)
     active = owner._active
-    if (active and active.pop(delivery, delivery) is None) or (work is not None and work.in_thread):
+    # In there, every value is None.
+    was_active = active is not None and active.pop(delivery, delivery) is None
+    if was_active or (work is not None and work.in_thread):
         owner._running -= 1
     owner.bus._find_place(owner)
 

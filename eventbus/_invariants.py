@@ -47,6 +47,9 @@ def _check_place(subscription: Subscription, times_ready: int) -> None:
     place = subscription._place
     assert times_ready == (place == READY), f"{subscription!r} is {times_ready} times in line"
     assert subscription._running >= len(subscription._active or ())
+    if subscription._active is None:  # which a pump takes for an answer to both
+        assert not subscription._running, "places are taken by nobody"
+        assert not subscription._due, "nobody pauses, and somebody's pause is over"
     assert subscription._occupied <= subscription.concurrency, "more run than may"
     if subscription._reader is not None or place in (READY, HELD):
         return

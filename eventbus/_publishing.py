@@ -244,7 +244,6 @@ class Publishing(Engine):
         total = len(subscriptions)
         if inside is not None:
             _cascade.check(self, inside.receipt, total)
-        if inside is not None:
             _cascade.nest(receipt, inside.receipt, total)
         self._events += 1
         self._unturned += 1

@@ -249,13 +249,12 @@ def _step_carefully(task: PumpTask, subscription: Subscription) -> Waiting | Non
     if subscription._due:
         delivery = bus._stepping = subscription._due.popleft()
         delivery.attempt += 1
+        delivery.working().began = monotonic()
     else:
         delivery = bus._stepping = _take(subscription)
         delivery.started = monotonic()
         if subscription._full and not _ends.may_begin(delivery):
             return None
-    if delivery.work is not None:
-        delivery.work.began = monotonic()
     assert delivery.receipt._context is not None
     context = delivery.receipt._context.copy()
     if subscription._options.thread:

@@ -6,8 +6,9 @@ long as only one pattern goes that way, the *place* of that pattern, which has t
 When a second one comes along, a node takes the place's place, and stays until it is empty. So a
 walk meets few nodes, however many tokens there are, and that counts: among many patterns each of
 them is in memory that was not used of late, and to wait for memory is most of what a walk does.
-For the same reason tokens and rests are interned: one that many patterns have is compared without
-a wait, and is there but once.
+For the same reason tokens and rests are shared: one that many patterns have is compared without a
+wait, and hardly takes memory twice. ``sys.intern`` would share them too, but CPython 3.12 keeps for
+ever what it has interned.
 
 A walk goes down with the set of nodes that the topic's tokens reach, level by level: no recursion,
 no backtracking, never more nodes than were subscribed.
@@ -15,12 +16,14 @@ no backtracking, never more nodes than were subscribed.
 
 from __future__ import annotations
 
-from sys import intern
-from typing import Generic, TypeAlias, TypeVar, final
+from typing import Final, Generic, TypeAlias, TypeVar, final
 
 from eventbus.topics import matches
 
 __all__ = ["Place", "Trie"]
+
+MOST_TEXTS: Final = 1024
+"""How many tokens and rests of patterns are remembered, for others to share."""
 
 H = TypeVar("H")
 
@@ -56,13 +59,14 @@ Below: TypeAlias = "dict[str, Below[H]] | Place[H]"
 class Trie(Generic[H]):
     """Places by pattern, each pattern once. ``**`` alone is none of them: it has no first token."""
 
-    __slots__ = ("_changed", "_root", "time")
+    __slots__ = ("_changed", "_root", "_texts", "time")
 
     def __init__(self) -> None:
         self._root: dict[str, Below[H]] = {}
         self._changed: dict[str, int] = {}  # by first token: the time when its last pattern came
         self.time = 0
         """How many patterns it has ever been given."""
+        self._texts: dict[str, str] = {}
 
     def find(self, topic: str) -> tuple[Place[H], ...]:
         """The places of the patterns that match a topic."""
@@ -76,12 +80,13 @@ class Trie(Generic[H]):
                     if below.fits(tokens, depth):
                         found.append(below)
                     continue
-                if (literal := below.get(token)) is not None:
-                    reached.append(literal)
-                if (star := below.get("*")) is not None:
-                    reached.append(star)
-                if (tail := below.get("**")) is not None:
-                    found.append(tail)  # type: ignore[arg-type]  # nothing comes after '**'
+                # Most are not there, and `in` is the quickest way to know.
+                if token in below:
+                    reached.append(below[token])
+                if "*" in below:
+                    reached.append(below["*"])
+                if "**" in below:
+                    found.append(below["**"])  # type: ignore[arg-type]  # nothing comes after '**'
             if not reached:
                 break
             belows = reached
@@ -102,13 +107,13 @@ class Trie(Generic[H]):
         node = self._root
         while (below := node.get(token)) is not None:
             if type(below) is Place:
-                below = node[token] = _fork(below)
+                below = node[token] = self._fork(below)
             node = below
             token, _, rest = rest.partition(".")
         if node is not self._root:  # where each token is but once
-            token = intern(token)
+            token = self._shared(token)
         node[token] = place
-        place.rest = intern(rest)
+        place.rest = self._shared(rest)
 
     def uproot(self, pattern: str) -> None:
         """Take out a pattern that is there, and every node that only led to it."""
@@ -126,11 +131,18 @@ class Trie(Generic[H]):
         if first not in self._root:
             del self._changed[first]
 
+    def _fork(self, place: Place[H]) -> dict[str, Below[H]]:
+        """A node for a place to be below, with room for others."""
+        token, _, rest = place.rest.partition(".")
+        place.rest = self._shared(rest)
+        return {self._shared(token): place}
 
-def _fork(place: Place[H]) -> dict[str, Below[H]]:
-    """A node for a place to be below, with room for others."""
-    token, _, place.rest = place.rest.partition(".")
-    return {intern(token): place}
+    def _shared(self, text: str) -> str:
+        """The text, as the same object for all that say it, if one of them did of late."""
+        texts = self._texts
+        if len(texts) >= MOST_TEXTS:
+            texts.clear()
+        return texts.setdefault(text, text)
 
 
 def _end(below: Below[H]) -> Place[H] | None:

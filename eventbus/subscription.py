@@ -244,8 +244,9 @@ class Subscription:
         has not returned. One that a pump is stepping through right now is counted by the bus."""
         self._active: dict[Delivery, None] | None = None
         """Those, without the ended ones of threads. Made when a handler waits: so None says also
-        that the next one is not expected to."""
+        that the next one is not expected to. None only if no place is taken, and nothing is due."""
         self._due: deque[Delivery] | None = None
+        """Those whose pause is over, for the next attempt."""
         self._line: list[Ticket] | None = None
 
         self.accepted = 0

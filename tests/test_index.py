@@ -591,6 +591,28 @@ def test_texts_of_patterns_are_shared() -> None:
     assert root["c"].rest is root["d"].rest
 
 
+def test_a_pattern_that_left_takes_no_memory() -> None:
+    """However many patterns come and go, each of its own, what they said is forgotten."""
+    index: Index[Listener] = Index()
+    index.add(Listener(0), ("client.*.now.*",))
+
+    def come_and_go(first: int) -> None:
+        for n in range(first, first + 5000):
+            listener, patterns = Listener(n), (f"client.id{n}.now.*", f"client.id{n}.later{n}.**")
+            index.add(listener, patterns)
+            index.remove(listener, patterns)
+
+    come_and_go(10)
+    tracemalloc.start()
+    try:
+        come_and_go(10_000)
+        come_and_go(20_000)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after < 300_000
+
+
 @pytest.mark.parametrize(
     ("pattern", "most"), [("topic.n{}", 100), ("topic.n{}.*", 400), ("topic.n{}.*.to.no.end", 450)]
 )

@@ -12,7 +12,7 @@ import pytest
 
 from eventbus import Event, EventBus, Subscription
 from eventbus._invariants import MOST_CHECKED, check
-from eventbus.subscription import GONE, IDLE, LEAVING, READY, SATURATED
+from eventbus.subscription import GONE, HELD, IDLE, LEAVING, READY, SATURATED
 from tests.helpers import turns
 
 
@@ -74,37 +74,60 @@ def things(count: int) -> dict[Any, None]:
         ({"_pumps": 1}, {"_place": READY}, True),
         # Queued: somebody takes it, and its publication is open.
         ({"_open": 1}, {"_queue": queue(1), "accepted": 1}, True),
-        ({"_open": 1}, {"_queue": queue(1), "accepted": 1, "_running": 2}, True),
-        ({"_open": 1}, {"_running": 2, "_place": SATURATED}, False),
+        ({"_open": 1}, {"_queue": queue(1), "accepted": 1, "_running": 2, "_active": {}}, True),
+        ({"_open": 1}, {"_running": 2, "_active": {}, "_place": SATURATED}, False),
         (
             {"_open": 1},
-            {"_queue": queue(1), "accepted": 1, "_running": 2, "_place": SATURATED},
+            {"_queue": queue(1), "accepted": 1, "_running": 2, "_active": {}, "_place": SATURATED},
             False,
         ),
-        ({}, {"_queue": queue(1), "accepted": 1, "_running": 2, "_place": SATURATED}, True),
+        (
+            {},
+            {"_queue": queue(1), "accepted": 1, "_running": 2, "_active": {}, "_place": SATURATED},
+            True,
+        ),
         # As many run as may, and as many as there are places taken.
-        ({}, {"_running": 1}, False),
-        ({}, {"_running": 2}, True),
-        ({}, {"_running": 1, "_place": SATURATED}, True),
-        ({}, {"_running": 3, "_place": SATURATED}, True),
+        ({}, {"_running": 1, "_active": {}}, False),
+        ({}, {"_running": 2, "_active": {}}, True),
+        ({}, {"_running": 1, "_active": {}, "_place": SATURATED}, True),
+        ({}, {"_running": 3, "_active": {}, "_place": SATURATED}, True),
         ({"_open": 1}, {"_running": 1, "_active": things(1), "accepted": 1}, False),
         ({"_open": 1}, {"_running": 0, "_active": things(1), "accepted": 1}, True),
         ({}, {"_running": 1, "_active": things(1), "accepted": 1}, True),
+        # Whose handlers have not waited has no place taken, and nothing that is due.
+        ({"_pumps": 1}, {"_place": HELD}, False),
+        ({"_pumps": 1}, {"_place": HELD, "_running": 1}, True),
+        ({"_pumps": 1}, {"_place": HELD, "_due": deque(things(1))}, True),
+        ({"_pumps": 1}, {"_place": HELD, "_due": deque(things(1)), "_active": {}}, False),
         # A queue is full if it has reached its capacity, and not before.
         ({"_full": 1}, {"_full": True}, True),
         (
             {"_open": 1},
-            {"_queue": queue(2), "accepted": 2, "_running": 2, "_place": SATURATED},
+            {"_queue": queue(2), "accepted": 2, "_running": 2, "_active": {}, "_place": SATURATED},
             True,
         ),
         (
             {"_open": 1, "_full": 1},
-            {"_queue": queue(2), "accepted": 2, "_running": 2, "_place": SATURATED, "_full": True},
+            {
+                "_queue": queue(2),
+                "accepted": 2,
+                "_running": 2,
+                "_active": {},
+                "_place": SATURATED,
+                "_full": True,
+            },
             False,
         ),
         (
             {"_open": 1, "_full": 1},
-            {"_queue": queue(3), "accepted": 3, "_running": 2, "_place": SATURATED, "_full": True},
+            {
+                "_queue": queue(3),
+                "accepted": 3,
+                "_running": 2,
+                "_active": {},
+                "_place": SATURATED,
+                "_full": True,
+            },
             False,
         ),
         # The accounts balance.
@@ -119,6 +142,7 @@ def things(count: int) -> dict[Any, None]:
                 "_queue": queue(1),
                 "accepted": 1,
                 "_running": 2,
+                "_active": {},
                 "_place": SATURATED,
                 "_standing": LEAVING,
             },
@@ -181,6 +205,7 @@ def test_the_publishers_in_a_line(  # noqa: PLR0917 - a row of the table
         _queue=queue(held),
         accepted=held,
         _running=2,
+        _active={},
         _place=SATURATED,
         _standing=standing,
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from eventbus import BusClosed, Event, EventBus, Retry
+from eventbus import BusClosed, Event, EventBus, Receipt, Retry
 from eventbus.testing import wait_all_tasks_blocked
 from tests.helpers import balances, within
 
@@ -106,6 +106,40 @@ async def test_a_child_starts_empty() -> None:
     assert await reader == ["parent"] * 3
     assert seen == ["parent"] * 3
     assert balances(bus)
+
+
+async def test_a_cascade_has_ended_in_the_child() -> None:
+    """Who asks there for a cascade does not wait for nested events, which are the parent's."""
+    bus, other = EventBus(), EventBus()
+    receipts: list[Receipt] = []
+    release = asyncio.Event()
+
+    async def publish_nested(event: Event[Any]) -> None:
+        receipts.append(await (other if event.type == "a" else bus).publish(f"{event.type}.b"))
+
+    async def wait(event: Event[Any]) -> None:
+        await release.wait()
+
+    bus.subscribe(publish_nested, "a")
+    other.subscribe(publish_nested, "a.b")
+    bus.subscribe(wait, "a.b.b", concurrency=2)
+    first = await bus.publish("a")
+    second = await bus.publish("a")
+    await wait_all_tasks_blocked()
+    receipts += [await bus.publish("a.b.b"), first, second]
+    assert [receipt.done for receipt in receipts] == [True, True, False, False, False, True, True]
+    assert not any(receipt.cascade_done for receipt in receipts)
+
+    async def ask() -> list[list[str]]:
+        asked = [await receipt.outcomes(cascade=True) for receipt in receipts]
+        return [[outcome.status for outcome in outcomes] for outcomes in asked]
+
+    handled, cancelled = ["handled"], ["cancelled"]
+    in_the_child = in_child(lambda: asyncio.run(within(ask())))
+    assert in_the_child == [handled] * 2 + [cancelled] * 3 + [handled] * 2
+    release.set()
+    await within(bus.settle())
+    assert await ask() == [handled] * 7
 
 
 async def test_a_child_is_not_entered(bus: EventBus) -> None:
