@@ -38,26 +38,6 @@ DONE: Final = Signal("DONE")
 FAILED: Final = Signal("FAILED")
 
 
-def call(delivery: Delivery) -> Any:
-    """Runs a ``def`` handler. Gives a signal or, if it returned what is to be awaited, a driver."""
-    set_current(delivery)
-    owner, event = delivery.owner, delivery.event
-    handler = owner.handler  # a call of `owner.handler(…)` would look for a method first
-    try:
-        if owner._payload is not None:
-            event = _ends.typed_event(delivery)
-            _ends.check_wanted(delivery)
-        result = handler(event)
-        if result is not None and hasattr(type(result), "__await__"):
-            return _await_result(delivery, result)
-    except BaseException as error:
-        delivery.error = error
-        del delivery, owner, event  # the frames of the error know this one
-        return FAILED
-    delivery.result = result
-    return DONE
-
-
 def _awaiting(function: Callable[P, Driver]) -> Callable[P, Driver]:
     """Let ``yield from`` in a generator function go into coroutines."""
     return types.coroutine(function)  # type: ignore[return-value]  # pyright: ignore[reportReturnType] - it is the generator function itself
@@ -65,37 +45,30 @@ def _awaiting(function: Callable[P, Driver]) -> Callable[P, Driver]:
 
 @_awaiting
 def plain_driver(delivery: Delivery) -> Driver:
-    """Runs async handlers of direct subscriptions, one delivery after the other."""
+    """Runs the handlers of direct subscriptions, one delivery after the other."""
     while True:
         set_current(delivery)
         owner, event = delivery.owner, delivery.event
-        handler = owner.handler
+        handler = owner.handler  # a call of `owner.handler(…)` would look for a method first
         try:
             if owner._payload is not None:
                 event = _ends.typed_event(delivery)
                 _ends.check_wanted(delivery)
-            delivery.result = yield from handler(event)
+            if owner._is_async:
+                delivery.result = yield from handler(event)
+            else:
+                result = handler(event)
+                if result is not None and hasattr(type(result), "__await__"):
+                    result = yield from result.__await__()
+                delivery.result = result
             signal = DONE
         except BaseException as error:
             if _ends.is_destroyed(error):
                 raise
             delivery.error = error
             signal = FAILED
+            del delivery, event  # the frames of the error know this one
         delivery = yield signal
-
-
-@_awaiting
-def _await_result(delivery: Delivery, awaitable: Any) -> Driver:
-    """Runs what a ``def`` handler has returned to be awaited."""
-    signal = DONE
-    try:
-        delivery.result = yield from awaitable.__await__()
-    except BaseException as error:
-        if _ends.is_destroyed(error):
-            raise
-        delivery.error = error
-        signal = FAILED
-    yield signal
 
 
 @_awaiting

@@ -34,9 +34,7 @@ from eventbus._delivery import Delivery
 from eventbus._drivers import (
     DONE,
     FAILED,
-    Driver,
     Waiting,
-    call,
     careful_driver,
     drive,
     plain_driver,
@@ -146,7 +144,6 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
     now = monotonic()
     task.deadline = now + BATCH_SECONDS
     left = BATCH_STEPS
-    plain: Driver | None = None
     step: Callable[[Delivery], Any] | None = None
     if bus._round is not None:
         if not FAST:
@@ -181,7 +178,6 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
             # data and nothing after it. It is `_step_carefully` and `_ends.end`, unrolled: without
             # it, a delivery takes two and a half times as long.
             queue: deque[Receipt] = subscription._queue  # type: ignore[assignment]  # direct: no key
-            is_async = subscription._is_async
             while queue and left:
                 left -= 1
                 receipt = queue.popleft()
@@ -197,19 +193,12 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
                 if subscription._full and not _ends.may_begin(delivery):
                     break
                 context = receipt._context.copy()  # type: ignore[union-attr]  # it has pending deliveries
-                if not is_async:
-                    signal = context.run(call, delivery)
-                    if signal is not DONE and signal is not FAILED:
-                        driver = signal
-                        signal = context.run(next, driver)
+                if step is None:
+                    driver = plain_driver(delivery)
+                    step = driver.send
+                    signal = context.run(next, driver)
                 else:
-                    if step is None:
-                        plain = plain_driver(delivery)
-                        step = plain.send
-                        signal = context.run(next, plain)
-                    else:
-                        signal = context.run(step, delivery)
-                    driver = plain
+                    signal = context.run(step, delivery)
                 now = monotonic()
                 if signal is DONE:
                     if delivery.status is None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventbus import _ends
 from eventbus._delivery import Delivery
-from eventbus._drivers import DONE, FAILED, Driver, Waiting, call, plain_driver
+from eventbus._drivers import DONE, FAILED, Waiting, plain_driver
 from eventbus.receipt import finish
 from eventbus.subscription import HELD, IDLE
 
@@ -36,7 +36,6 @@ def hand_round(task: PumpTask, left: int) -> tuple[Waiting | None, int]:  # noqa
     assert receipt is not None
     monotonic = bus._monotonic
     now = monotonic()
-    plain: Driver | None = None
     step: Callable[[Delivery], Any] | None = None
     subscription = None
     try:
@@ -55,19 +54,12 @@ def hand_round(task: PumpTask, left: int) -> tuple[Waiting | None, int]:  # noqa
             delivery.started = now
             bus._stepping = delivery
             context = receipt._context.copy()  # type: ignore[union-attr]  # it has pending deliveries
-            if not subscription._is_async:
-                signal = context.run(call, delivery)
-                if signal is not DONE and signal is not FAILED:
-                    driver = signal
-                    signal = context.run(next, driver)
+            if step is None:
+                driver = plain_driver(delivery)
+                step = driver.send
+                signal = context.run(next, driver)
             else:
-                if step is None:
-                    plain = plain_driver(delivery)
-                    step = plain.send
-                    signal = context.run(next, plain)
-                else:
-                    signal = context.run(step, delivery)
-                driver = plain
+                signal = context.run(step, delivery)
             now = monotonic()
             if signal is DONE:
                 if delivery.status is None:

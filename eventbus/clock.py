@@ -27,7 +27,7 @@ class Clock(Protocol):
     """Tells the time and makes calls later.
 
     ``monotonic`` never goes back, and only differences of it mean something. ``time`` may jump,
-    as computers' clocks do when they are set.
+    as computers' clocks do when they are set. A bus keeps the bound method ``monotonic``.
     """
 
     def time(self) -> float:

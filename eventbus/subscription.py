@@ -228,9 +228,7 @@ class Subscription:
 
         self.plain = not (options.where or options.key or options.once or reader)
         """Accepting an event takes no call to the application and no change of the index."""
-        self._direct = not (options.key or options.thread or bus._observers) and (
-            handler.is_async or handler.payload is None
-        )
+        self._direct = not (options.key or options.thread or bus._observers)
         """Deliveries need nothing before the handler but their data, and nothing after it."""
 
         self._queue: deque[Receipt] | KeyedQueue | None = None

@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import logging
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
@@ -663,18 +665,63 @@ async def test_a_driver_that_is_destroyed_ends_without_a_word(kind: str) -> None
 
     bus = EventBus()
     receipt = await bus.publish("other")
-    delivery = _ends.new_delivery(bus.subscribe(wait), receipt, None)
-    if kind == "plain":
-        driver = _drivers.plain_driver(delivery)
-        contextvars.copy_context().run(next, driver)
-    elif kind == "result":
-        driver = _drivers._await_result(delivery, wait(receipt.event))
-        contextvars.copy_context().run(next, driver)
-    else:
-        driver = _drivers.careful_driver(delivery)
-        contextvars.copy_context().run(next, driver)
+    handler: Any = wait if kind != "result" else lambda event: wait(event)
+    delivery = _ends.new_delivery(bus.subscribe(handler), receipt, None)
+    run = _drivers.careful_driver if kind == "careful" else _drivers.plain_driver
+    driver = run(delivery)
+    contextvars.copy_context().run(next, driver)
     driver.close()
     assert delivery.error is None
+
+
+class Carried:
+    """Data that can be watched going away."""
+
+
+@pytest.mark.parametrize("observed", [False, True])
+@pytest.mark.parametrize("events", [1, 2])
+@pytest.mark.parametrize("handlers", ["bad", "bad good", "good bad", "waits good", "good waits"])
+@pytest.mark.parametrize("kind", ["def", "async def"])
+async def test_a_handler_that_raises_leaves_no_garbage(
+    kind: str, handlers: str, events: int, observed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The frames of its error know nothing of the deliveries before it and after it."""
+    caplog.set_level(logging.CRITICAL + 1, logger="eventbus")  # captured, errors would be kept
+
+    def raising(_: Event[Any]) -> None:
+        raise ValueError
+
+    async def raising_async(_: Event[Any]) -> None:
+        raise ValueError
+
+    async def waiting_first(_: Event[Any]) -> None:
+        await asyncio.sleep(0)
+        raise ValueError
+
+    class Watcher(Hook):
+        def attempt_started(self, event: Event[Any], delivery: object) -> None:
+            """Lets every delivery take the careful way."""
+
+    bus = EventBus(dead_letters=0, hooks=[Watcher()] if observed else [])
+    names: dict[str, Any] = {
+        "bad": raising if kind == "def" else raising_async,
+        "good": lambda event: None,
+        "waits": waiting_first if kind == "async def" else lambda event: waiting_first(event),
+    }
+    for name in handlers.split():
+        bus.subscribe(names[name], "a")
+    gc.collect()
+    gc.disable()
+    try:
+        receipts = [await bus.publish("a", Carried()) for _ in range(events)]
+        carried = [weakref.ref(receipt.event.data) for receipt in receipts]
+        await within(receipts[-1].outcomes())
+        receipts.clear()
+        await within(bus.settle())
+        await turns(2)
+        assert [each() for each in carried] == [None] * events
+    finally:
+        gc.enable()
 
 
 async def test_a_validator_of_a_stream_may_publish_and_may_break(bus: EventBus) -> None:
