@@ -34,6 +34,8 @@ def hand_round(task: PumpTask, left: int) -> tuple[Waiting | None, int]:  # noqa
     bus = task.bus
     receipt, takers = bus._round, bus._takers
     assert receipt is not None
+    event, base = receipt.event, receipt._context
+    assert base is not None  # it has pending deliveries
     monotonic = bus._monotonic
     now = monotonic()
     step: Callable[[Delivery], Any] | None = None
@@ -49,11 +51,11 @@ def hand_round(task: PumpTask, left: int) -> tuple[Waiting | None, int]:  # noqa
             delivery = Delivery()
             delivery.owner = subscription
             delivery.receipt = receipt
-            delivery.event = receipt.event
+            delivery.event = event
             delivery.status = delivery.work = None
             delivery.started = now
             bus._stepping = delivery
-            context = receipt._context.copy()  # type: ignore[union-attr]  # it has pending deliveries
+            context = base.copy()
             if step is None:
                 driver = plain_driver(delivery)
                 step = driver.send
@@ -76,7 +78,7 @@ def hand_round(task: PumpTask, left: int) -> tuple[Waiting | None, int]:  # noqa
                             finish(receipt)
             elif signal is FAILED:
                 _ends.leave_the_loop(_ends.attempt_failed(delivery))
-                del delivery, receipt, context  # the frames of the error know this one
+                del delivery, receipt, event, context, base  # the error's frames know this one
                 return None, left if monotonic() <= task.deadline else 0
             else:
                 _ends.began_to_wait(delivery, task)

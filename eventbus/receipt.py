@@ -278,9 +278,10 @@ def outcomes_of(deliveries: Iterable[Delivery], accepted_at: float) -> tuple[Out
     """The public values of ended deliveries."""
     outcomes: list[Any] = []
     for delivery in deliveries:
-        status, work, started = delivery.status, delivery.work, delivery.started
+        owner, work = delivery.owner, delivery.work
+        status, started = delivery.status, delivery.started
         draft = _Draft()
-        draft.subscription = delivery.owner._name or delivery.owner.name
+        draft.subscription = owner._name or owner.name
         draft.status = status  # type: ignore[assignment]  # it has ended
         # A handler that was given up may still return or raise: that changes no outcome.
         draft.result = delivery.result if status == "handled" else None
