@@ -2,7 +2,7 @@
 
 Queues keep what a subscription cannot take yet. If nothing is pending on a bus, all can take an
 event at once, and so it is in no queue: it is the bus's *round*, and the pump gives it to one
-subscription after the other. Fanning out to many costs a third less so.
+subscription after the other. To publish to many and wait costs a sixth less so.
 
 A round is there only from that publish to the end of the batch that follows. Whatever looks at
 queues or changes them meanwhile, another publish above all, calls ``bus._deal_out()`` first, and

@@ -24,6 +24,7 @@ from eventbus import _binding, _publishing
 from eventbus._apart import HandlerTask
 from eventbus._publishing import Publishing
 from eventbus._pump import PumpTask
+from eventbus._state import every_bus
 from eventbus.clock import SystemClock
 from eventbus.event import given_slots
 from eventbus.instrumentation import LogHook, LogLine
@@ -97,6 +98,12 @@ def collect_garbage(runs: int) -> None:
     gc.collect(0 if runs % COLLECT_ALL_EVERY else 2)
 
 
+def _show_buses_their_clocks() -> None:
+    """A bus keeps the method that tells its time, and now another one does."""
+    for bus in every_bus():
+        bus._set_clock(bus._clock)
+
+
 @contextlib.contextmanager
 def without_threads() -> Iterator[None]:
     """Refuse threads to what runs in this thread. Others may do as they like."""
@@ -122,6 +129,7 @@ def stage(loop: SimulationLoop) -> Iterator[None]:
     run_in_thread, turns = eventbus._threads.run_in_thread, _blocked.QUIET_TURNS
     SystemClock.time = staticmethod(lambda: START + loop.time())
     SystemClock.monotonic = staticmethod(loop.time)
+    _show_buses_their_clocks()
     eventbus._threads.run_in_thread = _run_at_some_moment  # type: ignore[assignment]  # fewer arguments
     _blocked.QUIET_TURNS = QUIET_TURNS  # type: ignore[misc]  # put back below
     PumpTask.__hash__ = number_of  # type: ignore[method-assign, assignment]  # put back below
@@ -132,6 +140,7 @@ def stage(loop: SimulationLoop) -> Iterator[None]:
         yield
     finally:
         SystemClock.time, SystemClock.monotonic = staticmethod(time), staticmethod(monotonic)
+        _show_buses_their_clocks()
         eventbus._threads.run_in_thread = run_in_thread
         _blocked.QUIET_TURNS = turns  # type: ignore[misc]
         del PumpTask.__hash__, HandlerTask.__hash__, scopes.__hash__

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -1156,6 +1157,28 @@ def test_fake_clock_in_a_simulation() -> None:
         assert outcome.ran > 3600 * 3
 
     assert simulate(scenario, seeds=20).runs == 20
+
+
+def test_a_bus_from_outside_goes_by_virtual_time_too() -> None:
+    """One that was made before the simulation, and by the clock on the wall again after it."""
+    bus = EventBus()
+
+    @bus.on("a")
+    async def handle(event: Event[Any]) -> None:
+        await asyncio.sleep(3600)
+
+    async def scenario() -> float:
+        (outcome,) = await bus.publish_and_wait("a")
+        return outcome.ran
+
+    rans: list[float] = []
+
+    async def note() -> None:
+        rans.append(await scenario())
+
+    simulate(note, seeds=3)
+    assert all(ran >= 3600 for ran in rans)
+    assert abs(bus._monotonic() - time.monotonic()) < 60
 
 
 def test_wait_all_tasks_blocked_in_a_simulation() -> None:
