@@ -185,9 +185,11 @@ class Engine(Fields):
         if queue is None:
             queue = subscription._new_queue()
         queue.append(receipt)  # type: ignore[call-arg]  # plain: no key
+        if not subscription._place:
+            subscription._place = READY
+            self._ready.append(subscription)
         if len(queue) >= subscription.capacity:
             self._mark_full(subscription)
-        self._find_place(subscription)
 
     def _deal_out(self) -> None:
         """Queue what is handed round, for all who have not been given it: the queues are right."""

@@ -256,7 +256,8 @@ class Publishing(Engine):
             return receipt
         self._open += 1
         ready = self._ready
-        if total > 1 and self._open == 1:  # nothing else is pending, and a pump will hand it round
+        if total > 1 and self._open == 1 and subscriptions[0]._active is None:
+            # Nothing else is pending, and the first handler does not wait: a pump hands it round.
             self._round = receipt
             self._takers = iter(subscriptions)
         else:
