@@ -191,15 +191,14 @@ def attempt_failed(delivery: Delivery, *, task: asyncio.Task[Any] | None = None)
     drop_own_frames(error)
     if delivery.status is not None:
         return error  # given up before: it changes nothing any more
-    work = delivery.work
-    if work is not None:
-        work.stop_timer()
-        work.task = None
+    work = delivery.working()  # it has the error
+    work.stop_timer()
+    work.task = None
     if isinstance(error, asyncio.CancelledError):
         requested = task is not None and task.cancelling() > 0
-        if work is None or not work.timed_out or (task is not None and task.uncancel() > 0):
+        if not work.timed_out or (task is not None and task.uncancel() > 0):
             delivery.error = None
-            end(delivery, "cancelled", rest=requested and not (work and work.unwanted))
+            end(delivery, "cancelled", rest=requested and not work.unwanted)
             return error
         delivery.error = timeout_error(delivery)
         delivery.error.__cause__ = error
@@ -392,11 +391,10 @@ def _nothing() -> None:
 def give_back_place(delivery: Delivery) -> None:
     """The handler has really ended: its lane and its place are free for the next."""
     owner = delivery.owner
-    work = delivery.work
-    if work is not None and work.lane is not None:
-        lane, work.lane = work.lane, None
-        if isinstance(owner._queue, KeyedQueue):
-            owner._queue.release(lane)
+    work, lane = delivery.work, delivery.lane
+    if lane is not None and isinstance(owner._queue, KeyedQueue):
+        delivery.working().lane = None
+        owner._queue.release(lane)
     active = owner._active
     # In there, every value is None.
     was_active = active is not None and active.pop(delivery, delivery) is None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import os
+import threading
 import warnings
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 import eventbus._pump
 from eventbus import Event, EventBus, Receipt, Subscription, WouldBlock
+from eventbus.testing import FakeClock
 from tests.helpers import balances, turns, within
 
 MANY = eventbus._pump.BATCH_STEPS + 44
@@ -225,6 +229,48 @@ async def test_it_counts_for_the_room_of_who_waits_already() -> None:
         await within(bus.settle())
     for name in "abc":
         assert [each for each in audience.heard if each[0] == name] == [f"{name}2", f"{name}1"]
+
+
+async def test_a_subscription_whose_thread_is_stuck_takes_it_later() -> None:
+    """Its place is free only when the thread returns, though nothing is pending on the bus."""
+    clock, gate = FakeClock(), threading.Event()
+    bus = EventBus(clock=clock)
+    bus.subscribe(lambda event: None, "a")
+    bus.subscribe(lambda event: gate.wait(5), "a", thread=True, timeout=1)
+    receipt = await bus.publish("a", 1)
+    async with asyncio.timeout(5):
+        while clock.next_timer != 1:  # noqa: ASYNC110 - the thread has yet to begin
+            await asyncio.sleep(0)
+    clock.advance(1)
+    assert [each.status for each in await within(receipt.outcomes())] == ["handled", "failed"]
+    receipt = await bus.publish("a", 2)
+    assert bus._round is receipt
+    await turns(3)
+    assert not receipt.done
+    gate.set()
+    assert [each.status for each in await within(receipt.outcomes())] == ["handled", "handled"]
+    await within(bus.settle())
+
+
+async def test_a_delivery_may_be_given_up_in_its_only_step() -> None:
+    """A close that is over before the handler has returned: what it returns changes nothing."""
+    clock = FakeClock()
+    bus = EventBus(clock=clock)
+    audience = Audience(bus)
+
+    async def close(_: Event[Any]) -> None:
+        closing = bus.aclose(grace=1)
+        contextvars.Context().run(closing.send, None)
+        clock.advance(1)
+        clock.advance(1)
+        with contextlib.suppress(StopIteration):
+            closing.send(None)
+
+    audience.reactions["a"] = close
+    receipt = await bus.publish("a", 1)
+    assert [each.status for each in await within(receipt.outcomes())] == ["cancelled"] * 3
+    assert audience.heard == ["a1"]
+    assert balances(bus, *audience.subscriptions)
 
 
 def test_an_exit_on_the_way() -> None:
