@@ -228,6 +228,8 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
             subscription._place = IDLE
             if subscription._queue or subscription._active is not None or subscription._standing:
                 bus._find_place(subscription)  # else idle is right: it listens, and has nothing
+    # The frames of an error may know this one, on CPython 3.12, and would keep what it knows.
+    receipt = delivery = context = ended = driver = step = None  # type: ignore[assignment]
     return None
 
 

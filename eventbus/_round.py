@@ -79,6 +79,7 @@ def hand_round(task: PumpTask, left: int) -> tuple[Waiting | None, int]:  # noqa
             elif signal is FAILED:
                 _ends.leave_the_loop(_ends.attempt_failed(delivery))
                 del delivery, receipt, event, context, base  # the error's frames know this one
+                ended = driver = step = None  # type: ignore[assignment]
                 return None, left if monotonic() <= task.deadline else 0
             else:
                 _ends.began_to_wait(delivery, task)
