@@ -19,6 +19,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from eventbus import _ends
+from eventbus._drivers import event_for
 from eventbus.event import set_current
 from eventbus.subscription import IDLE
 
@@ -156,8 +157,7 @@ async def _run(task: HandlerTask) -> None:
     failed = False
     try:
         if owner._payload is not None:
-            event = _ends.typed_event(delivery)
-            _ends.check_wanted(delivery)
+            event = event_for(delivery)
         delivery.result = await handler(event)
     except BaseException as error:
         if _ends.is_destroyed(error):  # the task is, with its loop or without

@@ -7,16 +7,20 @@ whatever a handler yields that waits.
 
 from __future__ import annotations
 
+import asyncio
 import types
 from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias
 
 from eventbus import _ends
+from eventbus.errors import PayloadError
 from eventbus.event import set_current
+from eventbus.subscription import GONE
 
 if TYPE_CHECKING:
     from eventbus._delivery import Delivery
+    from eventbus.event import Event
 
 Driver = Generator[Any, Any, Any]
 Waiting: TypeAlias = "tuple[Delivery, Context, Driver, Any]"
@@ -38,6 +42,28 @@ DONE: Final = Signal("DONE")
 FAILED: Final = Signal("FAILED")
 
 
+def event_for(delivery: Delivery) -> Event[Any]:
+    """The event as the handler's annotation asks for it.
+
+    Raises ``PayloadError`` if the data does not fit. If a validator, or a hook before it, has
+    unsubscribed the handler, it must not run: raises what its last attempt did, or
+    ``CancelledError``.
+    """
+    event, owner = delivery.event, delivery.owner
+    if owner._payload is not None:
+        try:
+            data = owner._payload.validate(event.data, lambda: f"{event!r} for {owner.name}")
+        except PayloadError:
+            delivery.working().unfit = True
+            raise
+        if data is not event.data:
+            event = event.with_data(data)
+    if owner._standing == GONE:
+        delivery.attempt -= 1
+        raise delivery.error or asyncio.CancelledError("unsubscribed")
+    return event
+
+
 def _awaiting(function: Callable[P, Driver]) -> Callable[P, Driver]:
     """Let ``yield from`` in a generator function go into coroutines."""
     return types.coroutine(function)  # type: ignore[return-value]  # pyright: ignore[reportReturnType] - it is the generator function itself
@@ -52,8 +78,7 @@ def plain_driver(delivery: Delivery) -> Driver:
         handler = owner.handler  # a call of `owner.handler(…)` would look for a method first
         try:
             if owner._payload is not None:
-                event = _ends.typed_event(delivery)
-                _ends.check_wanted(delivery)
+                event = event_for(delivery)
             if owner._is_async:
                 delivery.result = yield from handler(event)
             else:
@@ -80,8 +105,7 @@ def careful_driver(delivery: Delivery) -> Driver:
     try:
         for observer in observers:
             observe(observer.attempt_started, delivery.event, delivery)
-        event = _ends.typed_event(delivery)
-        _ends.check_wanted(delivery)
+        event = event_for(delivery)
         delivery.error = None
         handler = subscription.handler
         result = handler(event)

@@ -20,13 +20,12 @@ from eventbus._delivery import Delivery, Status, Work
 from eventbus._invariants import DEBUG
 from eventbus._queues import KeyedQueue
 from eventbus.dead_letters import DeadLetter
-from eventbus.errors import HandlerTimeout, PayloadError
+from eventbus.errors import HandlerTimeout
 from eventbus.receipt import finish, outcomes_of
 from eventbus.subscription import GONE, check_seconds
 
 if TYPE_CHECKING:
     from eventbus._queues import Lane
-    from eventbus.event import Event
     from eventbus.receipt import Receipt
     from eventbus.subscription import Subscription
 
@@ -63,30 +62,6 @@ def may_begin(delivery: Delivery) -> bool:
             delivery.attempt = 0
             end(delivery, "cancelled")
     return not gone
-
-
-def typed_event(delivery: Delivery) -> Event[Any]:
-    """The event as the handler's annotation asks for it.
-
-    Raises ``PayloadError`` if the data does not fit.
-    """
-    payload = delivery.owner._payload
-    if payload is None:
-        return delivery.event
-    event, owner = delivery.event, delivery.owner
-    try:
-        data = payload.validate(event.data, lambda: f"{event!r} for {owner.name}")
-    except PayloadError:
-        delivery.working().unfit = True
-        raise
-    return event if data is event.data else event.with_data(data)
-
-
-def check_wanted(delivery: Delivery) -> None:
-    """Do not run the handler if a hook or a validator has just unsubscribed it: raise."""
-    if delivery.owner._standing == GONE:
-        delivery.attempt -= 1
-        raise delivery.error or asyncio.CancelledError("unsubscribed")
 
 
 # A handler that waits.

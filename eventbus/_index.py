@@ -85,7 +85,19 @@ class Index(Generic[S]):
 
         A topic that was never given to ``route`` is not remembered, so a hit needs no check.
         """
-        return self._young.get(topic) or self._recall(topic)
+        return self._young.get(topic) or self.recall(topic)
+
+    def recall(self, topic: str) -> Route[S] | None:
+        """What ``match`` asks if ``remembered`` says nothing: the route, if that needs no walk."""
+        remembered = self._memory.take(topic)
+        if remembered is None:
+            return None
+        walk, route = remembered
+        if route is not None:
+            self._memory.put(topic, walk, route)
+            return route
+        time, _ = walk
+        return None if self._trie.has_changed(topic, time) else self._remember(topic, walk)
 
     def route(self, topic: str) -> Route[S]:
         """Find the route of a topic and remember it, even if nobody listens."""
@@ -162,18 +174,6 @@ class Index(Generic[S]):
         route = Route(subscriptions, not self._special or all(map(_is_plain, subscriptions)))
         self._memory.put(topic, walk, route)
         return route
-
-    def _recall(self, topic: str) -> Route[S] | None:
-        """The route of a topic that is not among the young ones, if that needs no walk."""
-        remembered = self._memory.take(topic)
-        if remembered is None:
-            return None
-        walk, route = remembered
-        if route is not None:
-            self._memory.put(topic, walk, route)
-            return route
-        time, _ = walk
-        return None if self._trie.has_changed(topic, time) else self._remember(topic, walk)
 
 
 @final

@@ -277,9 +277,8 @@ class Publishing(Engine):
         if not self._pumps and (ready or self._round is not None):
             self._pumps = 1
             self._new_pump(self._loop)  # type: ignore[arg-type]  # it is bound by now
-        if self._witnesses:
-            for witness in self._witnesses:
-                witness(receipt, total)
+        for witness in self._witnesses:
+            witness(receipt, total)
         return receipt
 
     def _submit_carefully(
@@ -330,7 +329,7 @@ class Publishing(Engine):
 
     def _find_route(self, topic: str) -> Route[Subscription]:
         """The route of a topic that was not used of late; a new one is checked, only here."""
-        route = self._index.match(topic)
+        route = self._index.recall(topic)
         if route is not None:
             return route
         topic = check_topic(topic)

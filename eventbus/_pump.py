@@ -31,14 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 from eventbus import _ends, _threads
 from eventbus._apart import start_apart
 from eventbus._delivery import Delivery
-from eventbus._drivers import (
-    DONE,
-    FAILED,
-    Waiting,
-    careful_driver,
-    drive,
-    plain_driver,
-)
+from eventbus._drivers import DONE, FAILED, Waiting, careful_driver, drive, plain_driver
 from eventbus._queues import KeyedQueue
 from eventbus._round import hand_round
 from eventbus.receipt import finish, one_turn
@@ -152,6 +145,7 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
             waiting, left = hand_round(task, left)
             if waiting is not None:
                 return waiting
+            now = monotonic()
     while ready and left:
         subscription = ready.popleft()
         subscription._place = HELD

@@ -18,6 +18,7 @@ import anyio
 from anyio import to_thread
 
 from eventbus import _ends
+from eventbus._drivers import event_for
 from eventbus.event import current
 
 if TYPE_CHECKING:
@@ -146,8 +147,7 @@ def _attempt(delivery: Delivery) -> BaseException | None:
     try:
         for observer in owner.bus._observers:
             owner.bus._observe(observer.attempt_started, delivery.event, delivery)
-        event = _ends.typed_event(delivery)
-        _ends.check_wanted(delivery)
+        event = event_for(delivery)
         delivery.error = None
         delivery.result = _plain_result(owner.handler(event))
     except BaseException as raised:

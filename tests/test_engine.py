@@ -218,6 +218,15 @@ async def test_a_pump_whose_handler_cancelled_it_is_not_kept(taken_back: bool) -
         assert bus._spare is None
 
 
+async def test_every_field_of_a_bus_has_a_slot() -> None:
+    """Its dictionary is for what applications hang on it, and more than a few there are slow."""
+    bus = EventBus(strict=True, catalog=["a"])
+    bus.subscribe(lambda event: None, "a")
+    async with bus, bus.stream("a"):
+        await within(bus.publish_and_wait("a"))
+    assert vars(bus) == {}
+
+
 async def test_a_bus_that_is_closed_keeps_no_spare_pump() -> None:
     """P11, P13: who was about to publish again is told that the bus is closed, and nothing else."""
     bus = EventBus()

@@ -122,6 +122,50 @@ async def test_a_handler_that_raises_does_not_hold_up_the_others(bus: EventBus) 
     assert [each.status for each in outcomes] == ["failed", "handled", "failed"]
 
 
+@pytest.mark.parametrize("second", ["plain", "waits"])
+async def test_who_is_queued_on_the_way_begins_when_it_begins(second: str) -> None:
+    """What those before it took counts as waiting, not as running."""
+    clock = FakeClock()
+    bus = EventBus(clock=clock)
+
+    async def plain(event: Event[Any]) -> None:
+        if event.data == "slow":
+            clock.advance(0.001)  # less than a batch may take
+            if second == "plain":
+                raise ValueError  # and so the next one is queued
+
+    async def waits(event: Event[Any]) -> None:
+        await asyncio.sleep(0)
+
+    bus.subscribe(plain, "a")
+    bus.subscribe(plain if second == "plain" else waits, "a")
+    await within(bus.publish_and_wait("a", "known by now"))
+    _, outcome = await within(bus.publish_and_wait("a", "slow"))
+    assert outcome.queued == pytest.approx(0.001, abs=1e-6)
+
+
+async def test_handlers_have_their_own_context_and_keep_their_task(bus: EventBus) -> None:
+    """P14 on this way too: the publisher's, a copy for each, and one task from begin to end."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+    seen: list[tuple[str, bool]] = []
+
+    async def changes_it(event: Event[Any]) -> None:
+        begun_in = asyncio.current_task()
+        before = variable.get()
+        variable.set("a handler's")
+        if event.data == "wait":
+            await asyncio.sleep(0)
+        seen.append((before, asyncio.current_task() is begun_in))
+
+    for _ in range(3):
+        bus.subscribe(changes_it, "a")
+    variable.set("the publisher's")
+    for data in ("at once", "wait", "wait"):
+        await within(bus.publish_and_wait("a", data, check=True))
+    assert seen == [("the publisher's", True)] * 9
+    assert variable.get() == "the publisher's"
+
+
 async def test_subscribers_of_all_kinds(bus: EventBus) -> None:
     """What takes more than a step is queued, and those after it do not wait for that."""
     order: list[str] = []
