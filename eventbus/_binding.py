@@ -84,6 +84,7 @@ def bury_lost() -> None:
 
 def _bury(bus: Engine) -> None:
     """End what was pending on a loop that is closed: it can never go on there."""
+    bus._deal_out()
     pending = bus._pending()
     bus._loop = None
     bus._pumps = 0
@@ -134,6 +135,7 @@ def _reset_in_child() -> None:
 
 
 def _forget_everything(bus: Engine) -> None:
+    bus._deal_out()
     for subscription in bus._all_subscriptions():
         _cancel_silently(subscription)
         for name in COUNTS:

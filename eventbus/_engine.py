@@ -198,6 +198,14 @@ class Engine(Fields):
             for subscription in self._takers:
                 self._queue_up(subscription, receipt)
 
+    def _look(self) -> None:
+        """Deal out for somebody who only reads, in any thread: only the bus's own changes queues.
+
+        For another one, what is left of a round is not accepted yet, and so the accounts balance.
+        """
+        if self._thread == get_ident():
+            self._deal_out()
+
     def _mark_full(self, subscription: Subscription) -> None:
         """Its queue has reached its capacity."""
         if not subscription._full:
@@ -296,7 +304,7 @@ class Engine(Fields):
 
     def _all_subscriptions(self) -> list[Subscription]:
         """Those that get new events, and those that have left and have something pending."""
-        self._deal_out()
+        self._look()
         return [
             *self._index.subscriptions(),
             *(each for each in list(self._left) if not each.active),

@@ -152,8 +152,8 @@ class Index(Generic[S]):
         return iter((*self._exact, *self._wild))
 
     def subscriptions(self) -> tuple[S, ...]:
-        """All subscriptions, in order of subscription, each once."""
-        wild = [place.held for place in self._wild.values() if place.held is not None]
+        """All subscriptions, in order of subscription, each once. May be read in any thread."""
+        wild = [place.held for place in list(self._wild.values()) if place.held is not None]
         return _union([*self._exact.values(), *wild])
 
     def __repr__(self) -> str:

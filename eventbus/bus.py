@@ -390,7 +390,7 @@ class EventBus(Publishing):
         return self._index.subscriptions()
 
     def statistics(self) -> Statistics:
-        """The accounts, as of now."""
+        """The accounts, as of now. In another thread as ``Subscription.statistics`` says."""
         totals = self._totals()
         return Statistics(
             **totals, pending=self._pending(), events=self._events, unhandled=self._unhandled

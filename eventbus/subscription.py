@@ -278,7 +278,11 @@ class Subscription:
         self.bus._unsubscribe(self)
 
     def statistics(self) -> SubscriptionStatistics:
-        """The subscription's accounts, as of now."""
+        """The subscription's accounts, as of now.
+
+        May be read in any thread. Outside the bus's own, which changes them meanwhile, an event
+        may be in some of the numbers and not yet in the others.
+        """
         pending = self.pending
         return SubscriptionStatistics(
             self.accepted, self.handled, self.failed, self.dropped, self.cancelled, pending
@@ -328,8 +332,9 @@ class Subscription:
     @property
     def pending(self) -> int:
         """Deliveries that have not ended: counted from where they are, not from the other sums."""
-        self.bus._deal_out()
-        return len(self._queue or ()) + sum(1 for _ in self._running_deliveries())
+        self.bus._look()
+        stepped = 0 if self._stepped() is None else 1
+        return len(self._queue or ()) + len(self._active or ()) + stepped
 
     @property
     def _occupied(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import os
+import sys
 import threading
 import warnings
 from typing import Any
@@ -51,6 +52,57 @@ async def test_it_is_in_no_queue_until_somebody_looks(bus: EventBus) -> None:
     assert [len(each._queue or ()) for each in audience.subscriptions] == [1, 1, 1]
     await within(bus.settle())
     assert audience.heard == ["a1", "b1", "c1"]
+    assert balances(bus, *audience.subscriptions)
+
+
+async def test_another_thread_reads_and_changes_nothing(bus: EventBus) -> None:
+    """A metrics exporter asks for the accounts in a thread of its own: the round goes on."""
+    audience = Audience(bus)
+    receipt = await bus.publish("a", 1)
+    seen: list[Any] = []
+
+    def export() -> None:
+        seen.extend([bus.statistics(), audience.subscriptions[1].statistics(), repr(bus)])
+
+    exporter = threading.Thread(target=export)
+    exporter.start()
+    exporter.join()
+    assert bus._round is receipt
+    assert [seen[0].accepted, seen[0].pending, seen[1].accepted, seen[1].pending] == [0, 0, 0, 0]
+    await within(bus.settle())
+    assert audience.heard == ["a1", "b1", "c1"]
+    assert balances(bus, *audience.subscriptions)
+
+
+async def test_reading_without_pause_in_another_thread_disturbs_nobody(bus: EventBus) -> None:
+    """Every event reaches everybody once and in order while a thread reads and reads."""
+    audience = Audience(bus, "abcdefgh")
+    wild = [bus.subscribe(lambda event: None, f"w{number}.*") for number in range(50)]
+    over = threading.Event()
+    raised: list[BaseException] = []
+
+    def export() -> None:
+        try:
+            while not over.is_set():
+                bus.statistics()
+        except BaseException as error:
+            raised.append(error)
+
+    exporter = threading.Thread(target=export)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    exporter.start()
+    try:
+        for number in range(1_000):
+            if number < len(wild):
+                wild[number].unsubscribe()
+            await within(bus.publish_and_wait("a", number))
+    finally:
+        over.set()
+        exporter.join()
+        sys.setswitchinterval(interval)
+    assert raised == []
+    assert audience.heard == [f"{name}{number}" for number in range(1_000) for name in "abcdefgh"]
     assert balances(bus, *audience.subscriptions)
 
 
