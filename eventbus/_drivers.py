@@ -77,7 +77,8 @@ def plain_driver(delivery: Delivery) -> Driver:
         owner, event = delivery.owner, delivery.event
         handler = owner.handler  # a call of `owner.handler(…)` would look for a method first
         try:
-            if owner._payload is not None:
+            # It may have left since it was taken: by a finalizer of what the last handler has held.
+            if owner._payload is not None or owner._standing:
                 event = event_for(delivery)
             if owner._is_async:
                 delivery.result = yield from handler(event)

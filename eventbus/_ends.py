@@ -25,6 +25,8 @@ from eventbus.receipt import finish, outcomes_of
 from eventbus.subscription import GONE, check_seconds
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from eventbus._queues import Lane
     from eventbus.receipt import Receipt
     from eventbus.subscription import Subscription
@@ -322,8 +324,9 @@ def _account(delivery: Delivery, status: Status) -> None:
 def end_quietly(delivery: Delivery, status: Status) -> Callable[[], None]:
     """End a delivery; the caller resumes the bus and calls what is returned when it is through."""
     receipt = delivery.receipt
+    context = receipt._context
     _account(delivery, status)
-    return partial(_tell, delivery, receipt)
+    return partial(_tell, delivery, receipt, context)
 
 
 def end_unstarted(
@@ -351,12 +354,13 @@ def end_unstarted(
     delivery.status = status
     delivery.ended = delivery.started
     delivery.receipt = None  # type: ignore[assignment]  # it has ended
+    context = receipt._context
     _count(subscription, status)
     receipt._ended.append(delivery)
     if receipt.done:
         bus._open -= 1
         finish(receipt)
-    return partial(_tell, delivery, receipt)
+    return partial(_tell, delivery, receipt, context)
 
 
 def _nothing() -> None:
@@ -382,8 +386,12 @@ def _count(subscription: Subscription, status: Status) -> None:
     setattr(subscription, status, getattr(subscription, status) + 1)
 
 
-def _tell(delivery: Delivery, receipt: Receipt) -> None:
-    """The log, the dead letters and the observers, once the accounts are right."""
+def _tell(delivery: Delivery, receipt: Receipt, _: Context | None = None) -> None:
+    """The log, the dead letters and the observers, once the accounts are right.
+
+    Whoever calls later hands in the publisher's context too, for it to live until then: what dies
+    with it may call the bus, which must not be in the middle of a step.
+    """
     bus = delivery.owner.bus
     if delivery.status == "failed":
         assert delivery.error is not None

@@ -193,10 +193,11 @@ class Engine(Fields):
 
     def _deal_out(self) -> None:
         """Queue what is handed round, for all who have not been given it: the queues are right."""
-        receipt, self._round = self._round, None
+        receipt = self._round
         if receipt is not None:
             for subscription in self._takers:
                 self._queue_up(subscription, receipt)
+            self._round = None  # last: a finalizer that publishes on the way goes on from here
 
     def _look(self) -> None:
         """Deal out for somebody who only reads, in any thread: only the bus's own changes queues.
@@ -305,17 +306,21 @@ class Engine(Fields):
     def _all_subscriptions(self) -> list[Subscription]:
         """Those that get new events, and those that have left and have something pending."""
         self._look()
-        return [
-            *self._index.subscriptions(),
-            *(each for each in list(self._left) if not each.active),
-        ]
+        # In this order, and each once: in another thread, one may leave meanwhile.
+        return list(dict.fromkeys([*self._index.subscriptions(), *list(self._left)]))
 
     def _totals(self) -> dict[str, int]:
-        everybody = self._all_subscriptions()
-        return {
-            name: self._retired[name] + sum(getattr(each, name) for each in everybody)
-            for name in COUNTS
-        }
+        while True:
+            retired = self._retired
+            everybody = self._all_subscriptions()
+            totals = {
+                name: retired[name] + sum(getattr(each, name) for each in everybody)
+                for name in COUNTS
+            }
+            if (
+                retired is self._retired
+            ):  # pragma: no branch - else another thread may have counted one twice
+                return totals
 
     def _pending(self) -> int:
         return sum(subscription.pending for subscription in self._all_subscriptions())

@@ -153,8 +153,12 @@ class Index(Generic[S]):
 
     def subscriptions(self) -> tuple[S, ...]:
         """All subscriptions, in order of subscription, each once. May be read in any thread."""
-        wild = [place.held for place in list(self._wild.values()) if place.held is not None]
-        return _union([*self._exact.values(), *wild])
+        found: dict[int, S] = {}
+        for held in [*self._exact.values(), *[place.held for place in list(self._wild.values())]]:
+            if held is not None:
+                for each in held.peek() if type(held) is Slot else (held,):
+                    found[each.number] = each
+        return tuple(sorted(found.values(), key=_number))
 
     def __repr__(self) -> str:
         return f"<Index: {len(self)} patterns>"
@@ -196,6 +200,15 @@ class Slot(Generic[S]):
             assert self._many is not None
             self._members = tuple(self._many.values())
         return self._members
+
+    def peek(self) -> tuple[S, ...]:
+        """The same, in any thread: what is remembered is only the bus's own to write."""
+        while True:
+            many, members = self._many, self._members
+            if members is not None:
+                return members
+            if many is not None:  # pragma: no branch - else it has changed between the two readings
+                return tuple(many.values())
 
     def __bool__(self) -> bool:
         return self._many is not None or bool(self._members)

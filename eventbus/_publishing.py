@@ -232,10 +232,12 @@ class Publishing(Engine):
             self._refuse(inside)
         monotonic = self._monotonic
         cause = None if delivery is None else delivery.event
-        if self._round is not None:
-            self._deal_out()
         subscriptions = route.subscriptions
         receipt = new_publication(self, name, data, monotonic(), cause, given, subscriptions)
+        if self._round is not None:
+            self._deal_out()
+        if self._loop is None:
+            _binding.bind(self)  # a finalizer has published meanwhile, and so let go of the loop
 
         if not route.plain or (self._full and _any_full(subscriptions)):
             return self._submit_carefully(receipt, subscriptions, inside, wait)
@@ -258,8 +260,8 @@ class Publishing(Engine):
         ready = self._ready
         if total > 1 and self._open == 1 and subscriptions[0]._active is None:
             # Nothing else is pending, and the first handler does not wait: a pump hands it round.
+            self._takers = iter(subscriptions)  # before it: a signal handler may read in between
             self._round = receipt
-            self._takers = iter(subscriptions)
         else:
             for subscription in subscriptions:
                 subscription.accepted += 1
@@ -274,7 +276,7 @@ class Publishing(Engine):
                     self._mark_full(subscription)
         if inside is not None:
             _deadlock.waiting.grew(receipt)
-        if not self._pumps and (ready or self._round is not None):
+        if not self._pumps and (self._round is not None or ready):
             self._pumps = 1
             self._new_pump(self._loop)  # type: ignore[arg-type]  # it is bound by now
         for witness in self._witnesses:

@@ -138,11 +138,12 @@ def run_batch(task: PumpTask) -> Waiting | None:  # noqa: C901, PLR0912, PLR0915
     task.deadline = now + BATCH_SECONDS
     left = BATCH_STEPS
     step: Callable[[Delivery], Any] | None = None
-    if bus._round is not None:
+    receipt: Receipt | None = bus._round
+    if receipt is not None:
         if not FAST:
             bus._deal_out()
         else:
-            waiting, left = hand_round(task, left)
+            waiting, left = hand_round(task, receipt, left)
             if waiting is not None:
                 return waiting
             now = monotonic()

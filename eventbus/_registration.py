@@ -104,18 +104,20 @@ def leave(bus: Engine, subscription: Subscription) -> None:
     """Out of the index: no new events, but what it has it handles."""
     if subscription._standing == LISTENING:
         subscription._standing = LEAVING
+        bus._left[subscription] = None
         bus._index.remove(subscription, subscription.patterns)
         bus._names.give_back(subscription._base_name, subscription._suffix)
-        bus._left[subscription] = None
         retire(bus, subscription)
 
 
 def retire(bus: Engine, subscription: Subscription) -> None:
     """Keep the sums of a subscription that has left, once nothing of it is pending any more."""
     if subscription in bus._left and not subscription.pending:
+        retired = {
+            name: count + getattr(subscription, name) for name, count in bus._retired.items()
+        }
+        bus._retired = retired  # no other thread runs between these two
         del bus._left[subscription]
-        for name in bus._retired:
-            bus._retired[name] += getattr(subscription, name)
 
 
 def cancel_queued(subscription: Subscription) -> list[Callable[[], None]]:

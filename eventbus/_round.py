@@ -23,17 +23,17 @@ from eventbus.subscription import HELD, IDLE
 
 if TYPE_CHECKING:
     from eventbus._pump import PumpTask
+    from eventbus.receipt import Receipt
 
 
-def hand_round(task: PumpTask, left: int) -> tuple[Waiting | None, int]:  # noqa: C901, PLR0912, PLR0915 - unrolled
+def hand_round(task: PumpTask, receipt: Receipt, left: int) -> tuple[Waiting | None, int]:  # noqa: C901, PLR0912, PLR0915 - unrolled
     """Give the bus's round to whoever takes it at once, in at most ``left`` steps.
 
     Gives the handler that waits, if one does, and how many steps are left. It is the inlined path
     of `_pump.run_batch` for one event and many subscriptions instead of the other way round.
     """
     bus = task.bus
-    receipt, takers = bus._round, bus._takers
-    assert receipt is not None
+    takers = bus._takers  # none is left if a signal handler has read the accounts just now
     event, base = receipt.event, receipt._context
     assert base is not None  # it has pending deliveries
     monotonic = bus._monotonic

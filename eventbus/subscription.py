@@ -345,7 +345,8 @@ class Subscription:
         stepping = self.bus._stepping
         if stepping is None or stepping.owner is not self or stepping.status is not None:
             return None
-        return None if self._active and stepping in self._active else stepping
+        active = self._active  # read once: it may be another thread that asks
+        return None if active and stepping in active else stepping
 
     def _running_deliveries(self) -> Iterator[Delivery]:
         """All that have started and not ended, pauses before a retry included."""
@@ -369,7 +370,9 @@ class Subscription:
 
     def _new_queue(self) -> deque[Receipt] | KeyedQueue:
         """Make the queue, at the first event."""
-        self._queue = deque() if self._options.key is None else KeyedQueue()
+        queue: deque[Receipt] | KeyedQueue = deque() if self._options.key is None else KeyedQueue()
+        if self._queue is None:  # else a finalizer has published meanwhile
+            self._queue = queue
         return self._queue
 
     def _has_work(self) -> bool:

@@ -1,0 +1,317 @@
+"""What the interpreter lets run between two steps of the bus: signal handlers, finalizers, threads.
+
+None of them knows what the bus is in the middle of. They may read, anywhere; a finalizer that
+changes something must not lose an event, and must not wedge the bus.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import eventbus
+import eventbus._engine
+import eventbus._pump
+from eventbus import Event, EventBus, Subscription
+from eventbus._index import Index, Slot
+from tests.helpers import turns, within
+
+PACKAGE = eventbus.__file__.removesuffix("__init__.py")
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["fast", "careful"])
+def fast_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these holds with the pump's inlined path and without it."""
+    monkeypatch.setattr(eventbus._pump, "FAST", request.param and eventbus._pump.FAST)
+
+
+def listen(bus: EventBus, who: int, heard: list[tuple[int, Any]]) -> Subscription:
+    """Subscribe somebody who notes what he hears."""
+
+    def handle(event: Event[Any]) -> None:
+        heard.append((who, event.data))
+
+    return bus.subscribe(handle, "a")
+
+
+class Interruption:
+    """Runs something of the application before one instruction of the package, and then no more."""
+
+    def __init__(self, place: int, call: Callable[[], object]) -> None:
+        self.left = place
+        self.call = call
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        before = sys.gettrace()
+        sys.settrace(self._trace)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE) or self.left < 0:
+            return None
+        frame.f_trace_opcodes = True
+        return self._step
+
+    def _step(self, frame: FrameType, event: str, _: Any) -> Any:
+        if event == "opcode":
+            self.left -= 1
+            if self.left == -1:
+                self.call()
+        return self._step
+
+
+@pytest.mark.parametrize(
+    ("listeners", "before", "events"),
+    [
+        pytest.param(2, 0, 1, id="a round"),
+        pytest.param(2, 0, 2, id="a round that is dealt out"),
+        pytest.param(1, 1, 1, id="a queue"),
+    ],
+)
+def test_a_signal_handler_may_read_the_accounts_anywhere(
+    listeners: int, before: int, events: int
+) -> None:
+    """Before whichever instruction of the bus it runs, every event reaches everybody in order."""
+
+    async def run(place: int) -> bool:
+        bus = EventBus()
+        heard: list[tuple[int, Any]] = []
+        for who in range(listeners):
+            listen(bus, who, heard)
+        for number in range(before):
+            bus.publish_nowait("a", number)
+        read = Interruption(place, bus.statistics)
+        with read.allowed():
+            for number in range(events):
+                bus.publish_nowait("a", before + number)
+            await asyncio.sleep(0)
+        await within(bus.settle(), 1)
+        for who in range(listeners):
+            data = [data for each, data in heard if each == who]
+            assert data == list(range(before + events)), f"interrupted at {place}"
+        assert bus.statistics().handled == listeners * (before + events)
+        return read.left < 0
+
+    async def run_all() -> None:
+        place = 0
+        while await run(place):
+            place += 1 if eventbus._pump.FAST else 7
+        assert place > 300  # it really went through
+
+    asyncio.run(run_all())
+
+
+@contextmanager
+def collecting_after(allocations: int, call: Callable[[], object]) -> Iterator[None]:
+    """Let the collector free something after so many allocations, whose finalizer makes a call."""
+    called: list[None] = []
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            called.append(None)
+            call()
+
+    thresholds = gc.get_threshold()
+    gc.collect()
+    Garbage()
+    gc.set_threshold(gc.get_count()[0] + allocations, 1_000, 1_000)
+    try:
+        yield
+        gc.collect()
+    finally:
+        gc.set_threshold(*thresholds)
+    assert called
+
+
+@pytest.mark.parametrize("action", ["publish", "publish to nobody", "read"])
+@pytest.mark.parametrize("events", [1, 2])
+@pytest.mark.parametrize("warm", [False, True])
+async def test_a_finalizer_at_any_allocation_loses_and_wedges_nothing(
+    warm: bool, events: int, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it does, everybody gets every event once, and the bus goes on."""
+    monkeypatch.setattr(eventbus._engine, "DEBUG", False)  # which checks what holds between steps
+    for allocations in range(1, 40):
+        bus = EventBus(name=f"{action} after {allocations}")
+        heard: list[tuple[int, Any]] = []
+        for who in range(3):
+            listen(bus, who, heard)
+        acts: dict[str, Callable[[], object]] = {
+            "publish": partial(bus.publish_nowait, "a", "finalizer"),
+            "publish to nobody": partial(bus.publish_nowait, "b"),
+            "read": bus.statistics,
+        }
+        if warm:
+            await within(bus.publish_and_wait("a", 0), 1)
+            await turns(2)
+            heard.clear()
+        with collecting_after(allocations, acts[action]):
+            for number in range(1, events + 1):
+                bus.publish_nowait("a", number)
+            await asyncio.sleep(0)
+        await within(bus.settle(), 1)
+        await within(bus.publish_and_wait("a", "last"), 1)
+        everything = [*range(1, events + 1), "last"]
+        for who in range(3):
+            data = [data for each, data in heard if each == who]
+            assert [each for each in data if each != "finalizer"] == everything, bus
+            assert data.count("finalizer") == (action == "publish"), bus
+        await turns(2)
+        assert bus._loop is None
+
+
+context_variable: contextvars.ContextVar[Any] = contextvars.ContextVar("context_variable")
+
+
+class Dies:
+    """Makes a call when nobody holds it any more."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call
+
+    def __del__(self) -> None:
+        self.call()
+
+
+@pytest.mark.parametrize("events", [1, 3])
+async def test_what_dies_with_a_handlers_context_may_unsubscribe_the_next(events: int) -> None:
+    """That context goes when the next handler is about to be called, too late for it (P8)."""
+    bus = EventBus()
+    heard: list[str] = []
+
+    def leave() -> None:
+        second.unsubscribe()
+        heard.append("left")
+
+    def first(event: Event[Any]) -> None:
+        if not heard:
+            context_variable.set(Dies(leave))
+        heard.append("first")
+
+    bus.subscribe(first, "a")
+    second = bus.subscribe(lambda event: heard.append("second"), "a")
+    for _ in range(events):
+        bus.publish_nowait("a")
+    await within(bus.settle())
+    assert "second" not in heard[heard.index("left") :]
+    assert heard.count("first") == events
+
+
+async def test_what_dies_with_a_dropped_event_finds_the_new_one_queued_everywhere() -> None:
+    """Its publisher's context lives until the acceptance that dropped it is through (P3)."""
+    bus = EventBus()
+    heard: dict[str, list[Any]] = {"first": [], "drops": [], "last": []}
+    bus.subscribe(lambda event: heard["first"].append(event.data), "a")
+    bus.subscribe(
+        lambda event: heard["drops"].append(event.data),
+        "a",
+        "old",
+        capacity=1,
+        overflow="drop_oldest",
+    )
+    bus.subscribe(lambda event: heard["last"].append(event.data), "a")
+
+    def publish_old() -> None:
+        context_variable.set(Dies(lambda: bus.publish_nowait("a", "finalizer")))
+        bus.publish_nowait("old")
+
+    contextvars.copy_context().run(publish_old)
+    bus.publish_nowait("a", "new")
+    await within(bus.settle())
+    assert heard == {
+        "first": ["new", "finalizer"],
+        "drops": ["finalizer"],
+        "last": ["new", "finalizer"],
+    }
+
+
+async def test_what_dies_with_a_cancelled_event_finds_its_subscription_gone() -> None:
+    """A finalizer that is set off by unsubscribing does not run in the middle of that."""
+    bus = EventBus()
+    found: list[tuple[int, int]] = []
+    subscription = bus.subscribe(lambda event: None, "a")
+
+    def look() -> None:
+        statistics = subscription.statistics()
+        found.append((statistics.cancelled, statistics.pending))
+
+    def publish() -> None:
+        context_variable.set(Dies(look))
+        bus.publish_nowait("a")
+
+    contextvars.copy_context().run(publish)
+    bus.publish_nowait("a")
+    subscription.unsubscribe()
+    assert found == [(2, 0)]
+    await within(bus.settle())
+
+
+class Member:
+    """Stands for a subscription."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.plain = True
+
+
+def test_reading_all_subscriptions_writes_nothing() -> None:
+    """What an index remembers for itself, another thread that reads must not overwrite."""
+    index: Index[Any] = Index()
+    members = [Member(number) for number in range(40)]
+    for member in members:
+        index.add(member, ("a",))
+    (slot,) = index._exact.values()
+    assert isinstance(slot, Slot)
+    assert slot._members is None
+    assert index.subscriptions() == tuple(members)
+    assert slot._members is None
+    assert slot.members == tuple(members)
+    assert index.subscriptions() == tuple(members)
+
+
+async def test_sums_never_go_back_while_subscriptions_leave() -> None:
+    """A metrics exporter in a thread finds who leaves with its sums, once, wherever they are."""
+    bus = EventBus()
+    over = threading.Event()
+    seen: list[int] = []
+
+    def export() -> None:
+        while not over.is_set():
+            seen.append(bus.statistics().handled)
+
+    exporter = threading.Thread(target=export)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    exporter.start()
+    try:
+        for _ in range(60):
+            subscription = bus.subscribe(lambda event: None, "a")
+            for _ in range(100):
+                bus.publish_nowait("a")
+            await within(bus.settle())
+            subscription.unsubscribe()
+    finally:
+        over.set()
+        exporter.join()
+        sys.setswitchinterval(interval)
+    steps = [later - earlier for earlier, later in itertools.pairwise(seen)]
+    assert min(steps) >= 0
+    assert max(seen) <= 6_000
