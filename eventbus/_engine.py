@@ -307,7 +307,9 @@ class Engine(Fields):
         """Those that get new events, and those that have left and have something pending."""
         self._look()
         # In this order, and each once: in another thread, one may leave meanwhile.
-        return list(dict.fromkeys([*self._index.subscriptions(), *list(self._left)]))
+        found = self._index.subscriptions()
+        left = list(self._left)
+        return list(dict.fromkeys([*found, *left])) if left else list(found)
 
     def _totals(self) -> dict[str, int]:
         while True:

@@ -153,12 +153,13 @@ class Index(Generic[S]):
 
     def subscriptions(self) -> tuple[S, ...]:
         """All subscriptions, in order of subscription, each once. May be read in any thread."""
-        found: dict[int, S] = {}
+        members: list[Any] = []
         for held in [*self._exact.values(), *[place.held for place in list(self._wild.values())]]:
-            if held is not None:
-                for each in held.peek() if type(held) is Slot else (held,):
-                    found[each.number] = each
-        return tuple(sorted(found.values(), key=_number))
+            if type(held) is Slot:
+                members.extend(held.peek())
+            elif held is not None:
+                members.append(held)
+        return _union(members)
 
     def __repr__(self) -> str:
         return f"<Index: {len(self)} patterns>"

@@ -23,7 +23,6 @@ os.environ.setdefault("EVENTBUS_DEBUG", "1")  # read once, when the core is impo
 import asyncio
 import gc
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import pytest
 
@@ -141,9 +140,8 @@ def accounts(
             register(engine)
 
         monkeypatch.setattr(eventbus._state.instances, "add", remember)
-    # Weakly: what is garbage by now would go on from test to test, and make each collection slow.
-    before = WeakSet(eventbus._state.instances)
+    before = set(eventbus._state.instances)
     yield seen
-    for engine in {*seen, *eventbus._state.instances}:
-        if isinstance(engine, EventBus) and engine not in before:
+    for engine in {*seen, *eventbus._state.instances} - before:
+        if isinstance(engine, EventBus):
             assert unbalanced(engine) == []

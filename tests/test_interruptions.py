@@ -30,10 +30,17 @@ from tests.helpers import turns, within
 PACKAGE = eventbus.__file__.removesuffix("__init__.py")
 
 
+# A test here makes hundreds of buses. Kept by the look at all accounts, they would make each
+# collection slow from then on.
+pytestmark = pytest.mark.buses_may_vanish
+
+
 @pytest.fixture(autouse=True, params=[True, False], ids=["fast", "careful"])
-def fast_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each of these holds with the pump's inlined path and without it."""
     monkeypatch.setattr(eventbus._pump, "FAST", request.param and eventbus._pump.FAST)
+    yield
+    gc.collect()
 
 
 def listen(bus: EventBus, who: int, heard: list[tuple[int, Any]]) -> Subscription:
