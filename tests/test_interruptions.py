@@ -14,18 +14,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import FrameType
 from typing import Any
 
 import pytest
 
 import eventbus
-import eventbus._engine
 import eventbus._pump
 from eventbus import Event, EventBus, Subscription
 from eventbus._index import Index, Slot
-from tests.helpers import turns, within
+from tests.helpers import within
 
 PACKAGE = eventbus.__file__.removesuffix("__init__.py")
 
@@ -122,68 +120,6 @@ def test_a_signal_handler_may_read_the_accounts_anywhere(
         assert place > 300  # it really went through
 
     asyncio.run(run_all())
-
-
-@contextmanager
-def collecting_after(allocations: int, call: Callable[[], object]) -> Iterator[None]:
-    """Let the collector free something after so many allocations, whose finalizer makes a call."""
-    called: list[None] = []
-
-    class Garbage:
-        def __init__(self) -> None:
-            self.itself = self
-
-        def __del__(self) -> None:
-            called.append(None)
-            call()
-
-    thresholds = gc.get_threshold()
-    gc.collect()
-    Garbage()
-    gc.set_threshold(gc.get_count()[0] + allocations, 1_000, 1_000)
-    try:
-        yield
-        gc.collect()
-    finally:
-        gc.set_threshold(*thresholds)
-    assert called
-
-
-@pytest.mark.parametrize("action", ["publish", "publish to nobody", "read"])
-@pytest.mark.parametrize("events", [1, 2])
-@pytest.mark.parametrize("warm", [False, True])
-async def test_a_finalizer_at_any_allocation_loses_and_wedges_nothing(
-    warm: bool, events: int, action: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever it does, everybody gets every event once, and the bus goes on."""
-    monkeypatch.setattr(eventbus._engine, "DEBUG", False)  # which checks what holds between steps
-    for allocations in range(1, 40):
-        bus = EventBus(name=f"{action} after {allocations}")
-        heard: list[tuple[int, Any]] = []
-        for who in range(3):
-            listen(bus, who, heard)
-        acts: dict[str, Callable[[], object]] = {
-            "publish": partial(bus.publish_nowait, "a", "finalizer"),
-            "publish to nobody": partial(bus.publish_nowait, "b"),
-            "read": bus.statistics,
-        }
-        if warm:
-            await within(bus.publish_and_wait("a", 0), 1)
-            await turns(2)
-            heard.clear()
-        with collecting_after(allocations, acts[action]):
-            for number in range(1, events + 1):
-                bus.publish_nowait("a", number)
-            await asyncio.sleep(0)
-        await within(bus.settle(), 1)
-        await within(bus.publish_and_wait("a", "last"), 1)
-        everything = [*range(1, events + 1), "last"]
-        for who in range(3):
-            data = [data for each, data in heard if each == who]
-            assert [each for each in data if each != "finalizer"] == everything, bus
-            assert data.count("finalizer") == (action == "publish"), bus
-        await turns(2)
-        assert bus._loop is None
 
 
 context_variable: contextvars.ContextVar[Any] = contextvars.ContextVar("context_variable")
