@@ -319,9 +319,8 @@ class Engine(Fields):
                 name: retired[name] + sum(getattr(each, name) for each in everybody)
                 for name in COUNTS
             }
-            if (
-                retired is self._retired
-            ):  # pragma: no branch - else another thread may have counted one twice
+            # If one was retired meanwhile, another thread may have counted it twice.
+            if retired is self._retired:  # pragma: no branch
                 return totals
 
     def _pending(self) -> int:

@@ -236,8 +236,8 @@ class Publishing(Engine):
         receipt = new_publication(self, name, data, monotonic(), cause, given, subscriptions)
         if self._round is not None:
             self._deal_out()
-        if self._loop is None:  # pragma: no cover - a finalizer has published, and let go of it
-            _binding.bind(self)
+        if self._loop is None:
+            _binding.bind(self)  # a finalizer has published meanwhile, and so let go of the loop
 
         if not route.plain or (self._full and _any_full(subscriptions)):
             return self._submit_carefully(receipt, subscriptions, inside, wait)

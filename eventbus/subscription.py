@@ -371,7 +371,7 @@ class Subscription:
     def _new_queue(self) -> deque[Receipt] | KeyedQueue:
         """Make the queue, at the first event."""
         queue: deque[Receipt] | KeyedQueue = deque() if self._options.key is None else KeyedQueue()
-        if self._queue is None:  # pragma: no branch - else a finalizer has published meanwhile
+        if self._queue is None:  # else a finalizer has published meanwhile
             self._queue = queue
         return self._queue
 

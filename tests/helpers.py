@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from eventbus import EventBus, Hook, LogLine, Receipt, Subscription
@@ -35,6 +38,33 @@ async def within(awaitable: Awaitable[T], seconds: float = 5) -> T:
     """Await something that only a bug could make wait for ever."""
     async with asyncio.timeout(seconds):
         return await awaitable
+
+
+@contextmanager
+def reading_in_a_thread(read: Callable[[], T]) -> Iterator[list[T]]:
+    """A thread that reads without pause, and gets its turn as often as can be; what it has read."""
+    over = threading.Event()
+    seen: list[T] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            while not over.is_set():
+                seen.append(read())
+        except BaseException as error:
+            raised.append(error)
+
+    reader = threading.Thread(target=run)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    reader.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        reader.join()
+        sys.setswitchinterval(interval)
+    assert raised == []
 
 
 class LogLines(Hook):

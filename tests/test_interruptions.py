@@ -11,7 +11,7 @@ import contextvars
 import gc
 import itertools
 import sys
-import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,10 +20,14 @@ from typing import Any
 import pytest
 
 import eventbus
+import eventbus._engine
+import eventbus._publishing
 import eventbus._pump
-from eventbus import Event, EventBus, Subscription
+import eventbus.subscription
+from eventbus import Event, EventBus, Retry, Subscription
 from eventbus._index import Index, Slot
-from tests.helpers import within
+from eventbus.receipt import new_publication
+from tests.helpers import balances, reading_in_a_thread, turns, within
 
 PACKAGE = eventbus.__file__.removesuffix("__init__.py")
 
@@ -51,11 +55,15 @@ def listen(bus: EventBus, who: int, heard: list[tuple[int, Any]]) -> Subscriptio
 
 
 class Interruption:
-    """Runs something of the application before one instruction of the package, and then no more."""
+    """Runs something of the application before one instruction of the package, and then no more.
 
-    def __init__(self, place: int, call: Callable[[], object]) -> None:
+    Those of functions named ``besides`` do not count.
+    """
+
+    def __init__(self, place: int, call: Callable[[], object], *, besides: str = "") -> None:
         self.left = place
         self.call = call
+        self.besides = besides
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
@@ -73,7 +81,7 @@ class Interruption:
         return self._step
 
     def _step(self, frame: FrameType, event: str, _: Any) -> Any:
-        if event == "opcode":
+        if event == "opcode" and frame.f_code.co_name != self.besides:
             self.left -= 1
             if self.left == -1:
                 self.call()
@@ -120,6 +128,74 @@ def test_a_signal_handler_may_read_the_accounts_anywhere(
         assert place > 300  # it really went through
 
     asyncio.run(run_all())
+
+
+def once(call: Callable[[], object], then: Callable[..., Any]) -> Callable[..., Any]:
+    """Stands where the bus allocates: the first time, the collector runs there, and a finalizer."""
+    called: list[None] = []
+
+    def allocate(*arguments: Any) -> Any:
+        if not called:
+            called.append(None)
+            call()
+        return then(*arguments)
+
+    return allocate
+
+
+async def test_a_finalizer_publishes_to_nobody_while_an_event_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That one lets go of the loop; the event that is being made holds it all the same."""
+    bus = EventBus()
+    heard: list[tuple[int, Any]] = []
+    listen(bus, 0, heard)
+    make = once(lambda: bus.publish_nowait("b"), new_publication)
+    monkeypatch.setattr(eventbus._publishing, "new_publication", make)
+    bus.publish_nowait("a", 1)
+    assert bus._loop is asyncio.get_running_loop()
+    await within(bus.settle(), 1)
+    await within(bus.publish_and_wait("a", 2), 1)
+    assert heard == [(0, 1), (0, 2)]
+    await turns(2)
+    assert bus._loop is None
+
+
+async def test_a_finalizer_publishes_while_an_event_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its event comes first, everywhere, and is not left in a round behind the one being made."""
+    bus = EventBus()
+    plain: list[Any] = []
+    in_thread: list[Any] = []
+    bus.subscribe(lambda event: plain.append(event.data), "a")
+    bus.subscribe(lambda event: in_thread.append(event.data), "a", thread=True)
+    make = once(lambda: bus.publish_nowait("a", "first"), new_publication)
+    monkeypatch.setattr(eventbus._publishing, "new_publication", make)
+    bus.publish_nowait("a", "second")
+    await within(bus.settle())
+    assert plain == in_thread == ["first", "second"]
+
+
+async def test_a_finalizer_publishes_while_a_queue_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both are in that queue; whoever is dealt the first later gets them in order."""
+    bus = EventBus()
+    heard: list[tuple[int, Any]] = []
+    for who in range(3):
+        listen(bus, who, heard)
+    monkeypatch.setattr(eventbus._engine, "DEBUG", False)  # which asserts what holds between steps
+    make = once(lambda: bus.publish_nowait("a", "finalizer"), deque)
+    bus.publish_nowait("a", 1)
+    assert bus._round is not None
+    monkeypatch.setattr(eventbus.subscription, "deque", make)
+    bus.statistics()  # deals the round out, which makes the queues
+    await within(bus.settle(), 1)
+    assert sorted(str(data) for who, data in heard if who == 0) == ["1", "finalizer"]
+    for who in (1, 2):
+        assert [data for each, data in heard if each == who] == [1, "finalizer"]
+    assert balances(bus)
 
 
 context_variable: contextvars.ContextVar[Any] = contextvars.ContextVar("context_variable")
@@ -187,15 +263,21 @@ async def test_what_dies_with_a_dropped_event_finds_the_new_one_queued_everywher
     }
 
 
-async def test_what_dies_with_a_cancelled_event_finds_its_subscription_gone() -> None:
+@pytest.mark.parametrize("pausing", [False, True])
+async def test_what_dies_with_an_event_finds_its_subscription_gone(pausing: bool) -> None:
     """A finalizer that is set off by unsubscribing does not run in the middle of that."""
     bus = EventBus()
     found: list[tuple[int, int]] = []
-    subscription = bus.subscribe(lambda event: None, "a")
+
+    def fail(event: Event[Any]) -> None:
+        raise ValueError
+
+    retry = Retry(attempts=2, initial=60)
+    subscription = bus.subscribe(fail, "a", concurrency=2, retry=retry)
 
     def look() -> None:
         statistics = subscription.statistics()
-        found.append((statistics.cancelled, statistics.pending))
+        found.append((statistics.cancelled + statistics.failed, statistics.pending))
 
     def publish() -> None:
         context_variable.set(Dies(look))
@@ -203,6 +285,11 @@ async def test_what_dies_with_a_cancelled_event_finds_its_subscription_gone() ->
 
     contextvars.copy_context().run(publish)
     bus.publish_nowait("a")
+    if pausing:
+        await turns(5)
+        gc.collect()  # the task in which it has raised
+        assert len(subscription._active or ()) == 2
+    assert found == []
     subscription.unsubscribe()
     assert found == [(2, 0)]
     await within(bus.settle())
@@ -231,31 +318,67 @@ def test_reading_all_subscriptions_writes_nothing() -> None:
     assert index.subscriptions() == tuple(members)
 
 
+def through_all_places(run: Callable[[int], bool]) -> None:
+    """Interrupt at one place after the other, until a run says that there was none left."""
+    place = 0
+    run(place)  # CPython 3.12 tells of instructions only from the second time on
+    while run(place):
+        place += 1
+    assert place > 100  # it really went through
+
+
+def with_three_handled() -> tuple[EventBus, Subscription]:
+    bus = EventBus()
+    heard: list[tuple[int, Any]] = []
+    subscription = listen(bus, 0, heard)
+
+    async def publish() -> None:
+        for number in range(3):
+            await bus.publish_and_wait("a", number)
+
+    asyncio.run(publish())
+    return bus, subscription
+
+
+def test_sums_are_right_wherever_unsubscribing_is_interrupted() -> None:
+    """Who leaves is counted once; no other thread runs between the two writes of `retire`."""
+
+    def run(place: int) -> bool:
+        bus, subscription = with_three_handled()
+        seen: list[int] = []
+        read = Interruption(place, lambda: seen.append(bus.statistics().handled), besides="retire")
+        with read.allowed():
+            subscription.unsubscribe()
+        assert seen in ([], [3]), f"interrupted at {place}"
+        return bool(seen)
+
+    through_all_places(run)
+
+
+def test_sums_are_right_wherever_reading_is_interrupted() -> None:
+    """Another thread reads, and meanwhile somebody leaves: it counts once more."""
+
+    def run(place: int) -> bool:
+        bus, subscription = with_three_handled()
+        leave = Interruption(place, subscription.unsubscribe)
+        with leave.allowed():
+            handled = bus.statistics().handled
+        assert handled == 3, f"interrupted at {place}"
+        return not subscription.active
+
+    through_all_places(run)
+
+
 async def test_sums_never_go_back_while_subscriptions_leave() -> None:
     """A metrics exporter in a thread finds who leaves with its sums, once, wherever they are."""
     bus = EventBus()
-    over = threading.Event()
-    seen: list[int] = []
-
-    def export() -> None:
-        while not over.is_set():
-            seen.append(bus.statistics().handled)
-
-    exporter = threading.Thread(target=export)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    exporter.start()
-    try:
+    with reading_in_a_thread(lambda: bus.statistics().handled) as seen:
         for _ in range(60):
             subscription = bus.subscribe(lambda event: None, "a")
             for _ in range(100):
                 bus.publish_nowait("a")
             await within(bus.settle())
             subscription.unsubscribe()
-    finally:
-        over.set()
-        exporter.join()
-        sys.setswitchinterval(interval)
     steps = [later - earlier for earlier, later in itertools.pairwise(seen)]
     assert min(steps) >= 0
     assert max(seen) <= 6_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import os
-import sys
 import threading
 import warnings
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 import eventbus._pump
 from eventbus import Event, EventBus, Receipt, Subscription, WouldBlock
 from eventbus.testing import FakeClock
-from tests.helpers import balances, turns, within
+from tests.helpers import balances, reading_in_a_thread, turns, within
 
 MANY = eventbus._pump.BATCH_STEPS + 44
 
@@ -78,30 +78,11 @@ async def test_reading_without_pause_in_another_thread_disturbs_nobody(bus: Even
     """Every event reaches everybody once and in order while a thread reads and reads."""
     audience = Audience(bus, "abcdefgh")
     wild = [bus.subscribe(lambda event: None, f"w{number}.*") for number in range(50)]
-    over = threading.Event()
-    raised: list[BaseException] = []
-
-    def export() -> None:
-        try:
-            while not over.is_set():
-                bus.statistics()
-        except BaseException as error:
-            raised.append(error)
-
-    exporter = threading.Thread(target=export)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    exporter.start()
-    try:
+    with reading_in_a_thread(bus.statistics):
         for number in range(1_000):
             if number < len(wild):
                 wild[number].unsubscribe()
             await within(bus.publish_and_wait("a", number))
-    finally:
-        over.set()
-        exporter.join()
-        sys.setswitchinterval(interval)
-    assert raised == []
     assert audience.heard == [f"{name}{number}" for number in range(1_000) for name in "abcdefgh"]
     assert balances(bus, *audience.subscriptions)
 
@@ -452,6 +433,56 @@ async def test_a_fork_on_the_way() -> None:
     assert status == 0
     await within(receipt.outcomes(check=True))
     assert audience.heard == ["a1", "b1", "c1"]
+
+
+async def test_a_fork_in_another_thread_while_an_event_goes_round() -> None:
+    """In whatever thread it was made, the child has nothing, and no receipt waits for ever there."""
+    bus = EventBus()
+    audience = Audience(bus)
+    receipt = await bus.publish("a", 1)
+    pids: list[int] = []
+
+    def fork() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if not pid:
+            nothing = bus._round is None and not bus.statistics().accepted
+            os._exit(0 if nothing and receipt.done else 1)
+        pids.append(pid)
+
+    forking = threading.Thread(target=fork)
+    forking.start()
+    forking.join()
+    _, status = os.waitpid(pids[0], 0)  # noqa: ASYNC222 - the child ends at once
+    assert status == 0
+    await within(bus.settle())
+    assert audience.heard == ["a1", "b1", "c1"]
+
+
+async def test_a_round_is_buried_from_another_thread() -> None:
+    """Its loop and its thread are gone: it ends cancelled, and goes on nowhere else."""
+    bus = EventBus()
+    audience = Audience(bus)
+
+    def begin() -> None:
+        loop = asyncio.new_event_loop()
+        loop.call_soon(bus.publish_nowait, "a", 1)
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        with warnings.catch_warnings():  # of the pump, which this destroys
+            warnings.simplefilter("ignore", RuntimeWarning)
+            loop.close()
+            gc.collect()
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
+    assert bus._round is not None
+    await within(bus.publish_and_wait("a", 2))
+    assert audience.heard == ["a2", "b2", "c2"]
+    statistics = bus.statistics()
+    assert (statistics.accepted, statistics.handled, statistics.cancelled) == (6, 3, 3)
 
 
 async def test_subscriptions_that_come_on_the_way_do_not_get_it(bus: EventBus) -> None:
