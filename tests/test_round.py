@@ -436,7 +436,7 @@ async def test_a_fork_on_the_way() -> None:
 
 
 async def test_a_fork_in_another_thread_while_an_event_goes_round() -> None:
-    """In whatever thread it was made, the child has nothing, and no receipt waits for ever there."""
+    """In whatever thread it is made, the child has nothing, and no receipt waits there."""
     bus = EventBus()
     audience = Audience(bus)
     receipt = await bus.publish("a", 1)
