@@ -154,10 +154,11 @@ class Index(Generic[S]):
     def subscriptions(self) -> tuple[S, ...]:
         """All subscriptions, in order of subscription, each once. May be read in any thread."""
         members: list[Any] = []
-        for held in [*self._exact.values(), *[place.held for place in list(self._wild.values())]]:
+        wild = [held for place in list(self._wild.values()) if (held := place.held) is not None]
+        for held in [*self._exact.values(), *wild]:
             if type(held) is Slot:
                 members.extend(held.peek())
-            elif held is not None:
+            else:
                 members.append(held)
         return _union(members)
 

@@ -45,13 +45,15 @@ def fast_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     gc.collect()
 
 
-def listen(bus: EventBus, who: int, heard: list[tuple[int, Any]]) -> Subscription:
+def listen(
+    bus: EventBus, who: int, heard: list[tuple[int, Any]], pattern: str = "a"
+) -> Subscription:
     """Subscribe somebody who notes what he hears."""
 
     def handle(event: Event[Any]) -> None:
         heard.append((who, event.data))
 
-    return bus.subscribe(handle, "a")
+    return bus.subscribe(handle, pattern)
 
 
 class Interruption:
@@ -327,10 +329,10 @@ def through_all_places(run: Callable[[int], bool]) -> None:
     assert place > 100  # it really went through
 
 
-def with_three_handled() -> tuple[EventBus, Subscription]:
+def with_three_handled(pattern: str) -> tuple[EventBus, Subscription]:
     bus = EventBus()
     heard: list[tuple[int, Any]] = []
-    subscription = listen(bus, 0, heard)
+    subscription = listen(bus, 0, heard, pattern)
 
     async def publish() -> None:
         for number in range(3):
@@ -340,11 +342,12 @@ def with_three_handled() -> tuple[EventBus, Subscription]:
     return bus, subscription
 
 
-def test_sums_are_right_wherever_unsubscribing_is_interrupted() -> None:
+@pytest.mark.parametrize("pattern", ["a", "*"])
+def test_sums_are_right_wherever_unsubscribing_is_interrupted(pattern: str) -> None:
     """Who leaves is counted once; no other thread runs between the two writes of `retire`."""
 
     def run(place: int) -> bool:
-        bus, subscription = with_three_handled()
+        bus, subscription = with_three_handled(pattern)
         seen: list[int] = []
         read = Interruption(place, lambda: seen.append(bus.statistics().handled), besides="retire")
         with read.allowed():
@@ -355,11 +358,12 @@ def test_sums_are_right_wherever_unsubscribing_is_interrupted() -> None:
     through_all_places(run)
 
 
-def test_sums_are_right_wherever_reading_is_interrupted() -> None:
+@pytest.mark.parametrize("pattern", ["a", "*"])
+def test_sums_are_right_wherever_reading_is_interrupted(pattern: str) -> None:
     """Another thread reads, and meanwhile somebody leaves: it counts once more."""
 
     def run(place: int) -> bool:
-        bus, subscription = with_three_handled()
+        bus, subscription = with_three_handled(pattern)
         leave = Interruption(place, subscription.unsubscribe)
         with leave.allowed():
             handled = bus.statistics().handled
