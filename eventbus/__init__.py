@@ -18,8 +18,9 @@ reaches) → `_admission` (room everywhere) → `subscription` (queued) → `_pu
 `_ends` (how it ended) → `receipt` (who waits is told).
 """
 
+from typing import TYPE_CHECKING
+
 from eventbus._closing import CloseReport
-from eventbus._introspection import Explanation, NearMiss, Reached, SubscriptionInfo
 from eventbus.bus import EventBus, Statistics
 from eventbus.catalog import Catalog
 from eventbus.clock import Clock, SystemClock, Timer
@@ -112,3 +113,19 @@ __all__ = [
     "WrongLoop",
     "matches",
 ]
+
+if TYPE_CHECKING:
+    from eventbus._introspection import Explanation, NearMiss, Reached, SubscriptionInfo
+else:
+    _OF_INTROSPECTION = ("Explanation", "NearMiss", "Reached", "SubscriptionInfo")
+
+    def __getattr__(name: str) -> object:
+        """Load when it is asked for what few programs need: a tenth of the import's time."""
+        if name in _OF_INTROSPECTION:
+            from eventbus import _introspection
+
+            return getattr(_introspection, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_OF_INTROSPECTION})

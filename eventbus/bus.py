@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, Unpack, overload
 
-from eventbus import _binding, _deadlock, _introspection, _registration
+from eventbus import _binding, _deadlock, _registration
 from eventbus._closing import CloseReport, Closing
 from eventbus._delivery import Wait
 from eventbus._handler import describe_callable
@@ -398,16 +398,18 @@ class EventBus(Publishing):
 
     def describe(self) -> list[SubscriptionInfo]:
         """Who listens to what, written where, registered where, with what options."""
-        return _introspection.describe(self)
+        from eventbus._introspection import describe
+
+        return describe(self)
 
     def explain(self, topic: str | Topic[Any]) -> Explanation:
         """Whom an event on this topic would reach, through which pattern, and the near misses.
 
         Raises ``TopicError``. ``where`` is not asked, for lack of an event.
         """
-        return _introspection.explain(
-            self, check_topic(str(topic) if isinstance(topic, Topic) else topic)
-        )
+        from eventbus._introspection import explain
+
+        return explain(self, check_topic(str(topic) if isinstance(topic, Topic) else topic))
 
     def __repr__(self) -> str:
         return (

@@ -43,7 +43,6 @@ _TOKEN = rf"[^.*{_NEVER}]+"
 _PTOK = rf"(?:\*|{_TOKEN})"
 _is_topic = re.compile(rf"(?!\$){_TOKEN}(?:\.{_TOKEN})*").fullmatch
 _is_pattern = re.compile(rf"(?!\$)(?:\*\*|{_PTOK}(?:\.{_PTOK})*(?:\.\*\*)?)").fullmatch
-_find_forbidden = re.compile(f"[{_NEVER}]").search
 
 
 def check_topic(topic: object) -> str:
@@ -211,7 +210,7 @@ def _complaint(text: str, noun: str) -> str:
         where = f"at position {position} (character {start})"
         if not token:
             return f"empty token {where}: write one '.' between two tokens, none before or after"
-        if found := _find_forbidden(token):
+        if found := re.search(f"[{_NEVER}]", token):
             at = f"at position {position} (character {start + found.start()})"
             return _character_complaint(found[0], at, noun)
         is_last = position == len(tokens) - 1
