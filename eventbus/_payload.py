@@ -47,10 +47,11 @@ class Payload:
         ``what`` says in the error's message for whom the data is: ``"topic 'invoice.paid'"``. It
         may be a function, which is asked only then.
 
-        Raises ``PayloadError`` if the data does not fit, from pydantic's ``ValidationError``; it
-        names the fields and never their values (what a validator of your own says stands in it
-        as it is). Raises what pydantic raises if it can make nothing of the model, and any
-        other error of a validator of your own.
+        Raises ``PayloadError`` if the data does not fit. It may be logged, so it names the fields
+        and never their values (what a validator of your own says stands in it as it is), and
+        neither pydantic's error, which quotes them, nor the data hang on to it. Raises what
+        pydantic raises if it can make nothing of the model, and any other error of a validator
+        of your own.
         """
         if type(data) is self.model:
             return data
@@ -64,8 +65,9 @@ class Payload:
 
             if not isinstance(error, ValidationError):
                 raise
-            words = what if isinstance(what, str) else what()
-            raise _payload_error(error, self.model, words) from error
+            errors = _without_values(error)
+        del data  # some loggers show what a frame knows
+        raise _misfit(errors, self.model, what if isinstance(what, str) else what())
 
     def __repr__(self) -> str:
         return f"Payload({model_name(self.model)})"
@@ -92,12 +94,15 @@ def _checker(model: Any) -> Callable[[Any], Any]:
     return TypeAdapter(model, config=ConfigDict(arbitrary_types_allowed=True)).validate_python
 
 
-def _payload_error(error: ValidationError, model: Any, what: str) -> PayloadError:
-    errors: list[Any] = [
-        {**line, "msg": _WORDS.get(line["type"], line["msg"])}
-        for line in error.errors(include_input=False, include_url=False, include_context=False)
+def _without_values(error: ValidationError) -> list[Any]:
+    return [
+        {**each, "msg": _WORDS.get(each["type"], each["msg"])}
+        for each in error.errors(include_input=False, include_url=False, include_context=False)
     ]
-    fields = [f"{_location(line['loc'])}{line['msg']}" for line in errors[:_FIELDS_SHOWN]]
+
+
+def _misfit(errors: list[Any], model: Any, what: str) -> PayloadError:
+    fields = [f"{_location(each['loc'])}{each['msg']}" for each in errors[:_FIELDS_SHOWN]]
     if len(errors) > _FIELDS_SHOWN:
         fields.append(f"and {len(errors) - _FIELDS_SHOWN} more")
     return PayloadError(

@@ -97,10 +97,7 @@ class NotSubscribed(EventBusError, LookupError):
 
 
 class PayloadError(EventBusError, ValueError):
-    """Data that does not fit the model of a topic or of a handler.
-
-    The pydantic error is its ``__cause__``.
-    """
+    """Data that does not fit the model of a topic or of a handler."""
 
     def __init__(self, message: str, errors: Sequence[Any] = ()) -> None:
         super().__init__(message)

@@ -8,15 +8,28 @@ import contextlib
 import io
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from traceback import TracebackException
 from typing import Any, NamedTuple
 
 import pytest
 import structlog
+from pydantic import BaseModel
 
 import eventbus.instrumentation
-from eventbus import Event, EventBus, Hook, LogHook, LogLine, OptionError, Outcome, Retry
+from eventbus import (
+    Event,
+    EventBus,
+    Hook,
+    LogHook,
+    LogLine,
+    OptionError,
+    Outcome,
+    PayloadError,
+    Retry,
+    Topic,
+)
 from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import balances, turns, within
 
@@ -182,6 +195,42 @@ def test_no_line_shows_a_payload(story: Story, caplog: pytest.LogCaptureFixture)
     records = caplog.get_records("setup")
     assert len(records) == len(story.recorder.lines)
     assert SECRET not in "\n".join(map(logging.Formatter().format, records))
+
+
+class Card(BaseModel):
+    """What the data of a card must be."""
+
+    card: int
+
+
+async def charge(event: Event[Card]) -> None:
+    """Never runs: the data does not fit."""
+
+
+async def read(bus: EventBus) -> None:
+    """Read past an event that the data does not fit."""
+    async with bus.stream(Topic("a", Card)) as events:
+        await bus.publish("a", {"card": SECRET})
+        await bus.publish("a", {"card": 1})
+        assert (await within(anext(events))).data == Card(card=1)
+
+
+async def handle(bus: EventBus) -> None:
+    """Publish to a handler whose model the data does not fit."""
+    bus.subscribe(charge, "a")
+    await bus.publish_and_wait("a", {"card": SECRET})
+
+
+@pytest.mark.parametrize("fail", [handle, read])
+async def test_what_does_not_fit_is_not_shown(fail: Callable[[EventBus], Awaitable[None]]) -> None:
+    """Neither in the traceback of the line, nor by a logger that shows the variables of frames."""
+    recorder = Recorder()
+    await fail(EventBus(hooks=[recorder]))
+    (line,) = recorder.named("delivery.failed")
+    assert isinstance(line.error, PayloadError)
+    shown = "".join(TracebackException.from_exception(line.error, capture_locals=True).format())
+    assert "card: Input should be a valid integer" in shown
+    assert SECRET not in shown
 
 
 def test_lines_name_what_they_are_about(story: Story) -> None:
