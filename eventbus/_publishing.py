@@ -50,7 +50,7 @@ class Publishing(Engine):
     @overload
     async def publish(
         self,
-        topic: str,
+        topic: str | Topic[None],
         data: Any = None,
         **fields: Unpack[EventFields],
     ) -> Receipt: ...
@@ -91,7 +91,7 @@ class Publishing(Engine):
     ) -> Receipt: ...
     @overload
     def publish_nowait(
-        self, topic: str, data: Any = None, **fields: Unpack[EventFields]
+        self, topic: str | Topic[None], data: Any = None, **fields: Unpack[EventFields]
     ) -> Receipt: ...
     def publish_nowait(
         self,
@@ -122,7 +122,7 @@ class Publishing(Engine):
     @overload
     async def publish_and_wait(
         self,
-        topic: str,
+        topic: str | Topic[None],
         data: Any = None,
         *,
         cascade: bool = False,
@@ -153,7 +153,7 @@ class Publishing(Engine):
     ) -> Receipt: ...
     @overload
     def publish_from_thread(
-        self, topic: str, data: Any = None, **fields: Unpack[EventFields]
+        self, topic: str | Topic[None], data: Any = None, **fields: Unpack[EventFields]
     ) -> Receipt: ...
     def publish_from_thread(
         self,

@@ -201,12 +201,16 @@ async def use() -> None:
     # A type checker refuses a payload that is not the topic's, in each way to publish.
     paid = InvoicePaid("in_1", 100)
     await bus.publish(UNTYPED, {"whatever": 1})
+    await bus.publish(UNTYPED)
+    await bus.publish_and_wait(UNTYPED, check=True)
+    bus.publish_nowait(Topic("nothing.to_say", type(None)), subject="in_1")
+    bus.publish_from_thread(UNTYPED, id="evt_1")
     await bus.publish(INVOICE_PAID, paid)
     await bus.publish_and_wait(INVOICE_PAID, paid)
     bus.publish_nowait(INVOICE_PAID, paid)
     bus.publish_from_thread(INVOICE_PAID, paid)
     await bus.publish(INVOICE_PAID, {"id": "in_1"})  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    await bus.publish(INVOICE_PAID)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    await bus.publish(INVOICE_PAID)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await bus.publish_and_wait(INVOICE_PAID, 1)  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
     bus.publish_nowait(INVOICE_PAID, 1)  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
     bus.publish_from_thread(INVOICE_PAID, 1)  # type: ignore[misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
