@@ -60,9 +60,7 @@ def judge(bus: Engine, receipt: Receipt, subscription: Subscription) -> Verdict 
             return None
         if options.key is None:
             return Verdict(subscription)
-        key = options.key(receipt.event)
-        hash(key)
-        return Verdict(subscription, key)
+        return Verdict(subscription, _hashable(options.key(receipt.event), subscription))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
@@ -71,6 +69,14 @@ def judge(bus: Engine, receipt: Receipt, subscription: Subscription) -> Verdict 
     finally:
         bus._judging = None
         bus._barred = barred
+
+
+def _hashable(key: Hashable, subscription: Subscription) -> Hashable:
+    try:
+        hash(key)
+    except TypeError as error:
+        raise TypeError(f"the key of {subscription.name} can be no key: {error}") from None
+    return key
 
 
 def judge_all(

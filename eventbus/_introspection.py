@@ -40,6 +40,12 @@ class Reached:
 
     subscription: str
     pattern: str
+    filtered: bool = False
+    """Whether it has a ``where``, which looks at each event and may refuse it."""
+
+    def __str__(self) -> str:
+        condition = ", if its where lets it" if self.filtered else ""
+        return f"{self.subscription} through {self.pattern}{condition}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ class Explanation:
             self.topic
             + ("" if self.known is not False else f" (not in the catalogue){self.suggestion}")
         ]
-        lines += [f"  reaches {each.subscription} through {each.pattern}" for each in self.reached]
+        lines += [f"  reaches {each}" for each in self.reached]
         if not self.reached:
             lines.append("  reaches nobody")
         lines += [f"  misses {m.subscription}: {m.pattern} {m.why}" for m in self.near_misses]
@@ -96,7 +102,8 @@ def explain(bus: Engine, topic: str) -> Explanation:
     for subscription in bus._index.subscriptions():
         hit = next((p for p in subscription.patterns if matches(p, topic)), None)
         if hit is not None:
-            reached.append(Reached(subscription.name, hit))
+            filtered = subscription._options.where is not None
+            reached.append(Reached(subscription.name, hit, filtered))
         elif len(misses) < MOST_NEAR_MISSES:
             misses.extend(_near_misses(subscription, topic))
     catalog = bus._catalog

@@ -101,7 +101,7 @@ class EventBus(Publishing):
     - ``name``: for log lines. ``source``: the ``source`` of its events; by default the name.
     - ``catalog``: the topics that the application knows. With ``strict=True``, publishing any
       other, or subscribing a pattern that none of them matches, raises; else the log has a warning.
-    - ``store``: for durable subscriptions.
+    - ``store``: for durable subscriptions, of a later version; leave it out.
     - ``clock``: what everything that waits or dates asks; by default the operating system's.
     - ``hooks``: who is told what happens, beside the log.
     - ``dead_letters``: how many failed deliveries are kept.
@@ -148,6 +148,8 @@ class EventBus(Publishing):
         if clock is not None and not isinstance(clock, Clock):
             raise OptionError(f"clock={clock!r}: pass a Clock, for example SystemClock()")
         if catalog is not None and not isinstance(catalog, Catalog):
+            if isinstance(catalog, str | Topic):
+                raise OptionError(f"catalog={catalog!r}: pass a Catalog, or a list of topics")
             catalog = Catalog(catalog)
         super().__init__(
             name=name,
@@ -405,7 +407,8 @@ class EventBus(Publishing):
     def explain(self, topic: str | Topic[Any]) -> Explanation:
         """Whom an event on this topic would reach, through which pattern, and the near misses.
 
-        Raises ``TopicError``. ``where`` is not asked, for lack of an event.
+        Raises ``TopicError``. A ``where`` is not asked, for lack of an event; the subscriptions
+        that have one are marked.
         """
         from eventbus._introspection import explain
 

@@ -169,9 +169,12 @@ class Topic(Generic[T]):
 def _plain(value: object, noun: str) -> str:
     if isinstance(value, str):
         return str.__str__(value)  # a subclass may print as something else, and is a slow key
-    cure = (
-        f"pass {value.name!r}" if isinstance(value, Topic) else "pass a str such as 'invoice.paid'"
-    )
+    if isinstance(value, Topic):
+        cure = f"pass {value.name!r}"
+    elif isinstance(value, list | tuple | set | frozenset):
+        cure = f"pass each {noun} as an argument of its own"
+    else:
+        cure = "pass a str such as 'invoice.paid'"
     raise TypeError(f"a {noun} is a str, not {type(value).__qualname__}: {cure}")
 
 

@@ -28,6 +28,7 @@ class AsyncHook(Hook):
         ({"cascade_depth": True}, "cascade_depth=True"),
         ({"threads": 1.5}, "threads=1.5"),
         ({"strict": True}, "needs a catalog"),
+        ({"catalog": "invoice.paid"}, "catalog='invoice.paid': pass a Catalog, or a list"),
         ({"store": object()}, "no durable subscriptions"),
         ({"clock": object()}, "pass a Clock"),
         ({"hooks": 1}, "pass a list of hooks"),

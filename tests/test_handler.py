@@ -353,7 +353,7 @@ async def test_a_bad_pattern_is_refused_at_subscribe(pattern: str) -> None:
     assert_nothing_registered(bus)
 
 
-@pytest.mark.parametrize("pattern", [None, 3, b"a", ["a"]])
+@pytest.mark.parametrize("pattern", [None, 3, b"a"])
 async def test_a_pattern_of_another_type_is_refused_at_subscribe(pattern: Any) -> None:
     """A ``TypeError`` that says what to pass."""
     bus = EventBus()

@@ -71,6 +71,15 @@ def test_explain_names_who_is_reached_through_which_pattern() -> None:
     assert str(explanation) == "invoice.paid\n  reaches ship through invoice.*"
 
 
+def test_explain_marks_who_may_refuse_the_event() -> None:
+    """A ``where`` is not asked, and may be why nobody gets an event."""
+    bus = EventBus()
+    bus.subscribe(ship, "a", where=lambda event: False)
+    explanation = bus.explain("a")
+    assert [one.filtered for one in explanation.reached] == [True]
+    assert str(explanation) == "a\n  reaches ship through a, if its where lets it"
+
+
 @pytest.mark.parametrize(
     ("pattern", "topic", "why"),
     [

@@ -175,7 +175,14 @@ def test_a_message_is_short(check: Any) -> None:
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("value", [None, b"invoice.paid", 7, ["invoice.paid"], Name.PAID, object])
+@pytest.mark.parametrize("value", [["a", "b"], ("a", "b"), {"a"}, frozenset("a")])
+def test_several_at_once(value: object) -> None:
+    """What holds several strings is a TypeError that says how to pass them."""
+    with pytest.raises(TypeError, match=r"^a pattern is .*: pass each pattern as an argument of"):
+        check_pattern(value)
+
+
+@pytest.mark.parametrize("value", [None, b"invoice.paid", 7, {"a": "b"}, Name.PAID, object])
 def test_what_is_no_string(value: object) -> None:
     """What is no string is a TypeError that says what to pass."""
     with pytest.raises(TypeError, match=r"^a topic is a str, not \w+: pass a str such as"):

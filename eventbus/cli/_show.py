@@ -161,7 +161,8 @@ def show_explanation(console: Console, explanation: Explanation) -> None:
     console.print(Text.assemble((explanation.topic, "bold"), (note, "yellow")), soft_wrap=True)
     for reached in explanation.reached:
         who = (reached.subscription, "bold cyan")
-        line = Text.assemble("  ", ("reaches", "green"), " ", who, f" through {reached.pattern}")
+        way = str(reached).removeprefix(reached.subscription)
+        line = Text.assemble("  ", ("reaches", "green"), " ", who, way)
         console.print(line, soft_wrap=True)
     if not explanation.reached:
         console.print(Text("  reaches nobody", style="yellow"))

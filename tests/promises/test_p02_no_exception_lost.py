@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -230,6 +231,8 @@ async def test_what_key_raises_fails_its_own_delivery_alone(
     outcome = await assert_one_failure(bus, lines, error)
     assert outcome.attempts == 0
     assert ran == []
+    if error is TypeError:
+        assert re.match(r"the key of .*never can be no key: .*'list'", str(outcome.error))
 
 
 async def test_a_key_that_cannot_be_compared_fails_its_own_delivery_alone() -> None:
