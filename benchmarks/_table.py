@@ -135,17 +135,29 @@ def format_row(row: Row) -> str:
 
 def format_summary(rows: Sequence[Row]) -> str:
     """Where it must stand: the rows that have a goal. Of one goal in many cases, the worst."""
-    head = f"{'Where it must stand':<66}{'against':<20}{'is':>9} {'':<9}"
-    lines = [f"{head}{'at least':>8}{'aim':>7}  verdict"]
+    head = f"{'Where it must stand':<66}{'against':<20}{'is':>9} {'':<9}{'spread':>6}"
+    lines = [f"{head}{'at least':>9}{'aim':>6}  verdict"]
     for row, cases in _worst(rows):
         where = f"{row.workload}: {row.case}" + (f" (worst of {cases})" if cases > 1 else "")
         judged = row.median if row.ratio is None else row.ratio
         lines.append(
             f"{where:<66}{'' if row.ratio is None else row.contender:<20}{number(judged):>9} "
             f"{'ours/it' if row.ratio is not None else row.unit:<9}"
-            f"{number(row.at_least):>8}{number(row.aim):>7}  {row.verdict}"
+            f"{percent(_spread(rows, row)):>6}"
+            f"{number(row.at_least):>9}{number(row.aim):>6}  {row.verdict}"
         )
     return "\n".join(lines)
+
+
+def _spread(rows: Sequence[Row], judged: Row) -> float | None:
+    """The larger one of ours and of whom it is compared with."""
+    figure = (judged.workload, judged.case, judged.unit)
+    spreads = [
+        row.spread
+        for row in rows
+        if (row is judged or row.role == "ours") and (row.workload, row.case, row.unit) == figure
+    ]
+    return max((each for each in spreads if each is not None), default=None)
 
 
 def _worst(rows: Sequence[Row]) -> list[tuple[Row, int]]:

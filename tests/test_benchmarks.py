@@ -196,6 +196,14 @@ def test_the_summary_has_the_goals_and_of_many_alike_the_worst() -> None:
     ]
 
 
+def test_the_summary_tells_the_larger_spread_of_the_two() -> None:
+    """A ratio is as uncertain as the more uncertain one; rows of another figure do not count."""
+    ours = row(contender="eventbus", role="ours", spread=0.31, ratio=None, verdict=None)
+    noise = row(contender="eventbus", role="ours", spread=0.9, unit="MiB", verdict=None)
+    (line,) = format_summary([ours, row(spread=0.02), noise]).splitlines()[1:]
+    assert line.split()[-4:] == ["ours/it", "31%", "1", "ok"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
