@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from eventbus._delivery import Delivery
     from eventbus._engine import Engine
+    from eventbus.dead_letters import DeadLetter
     from eventbus.receipt import Receipt
     from eventbus.subscription import Subscription
 
@@ -95,8 +96,17 @@ def first_full(verdicts: Iterable[Verdict]) -> Subscription | None:
     return None
 
 
-def commit(bus: Engine, receipt: Receipt, verdicts: list[Verdict], inside: Delivery | None) -> None:
-    """Accept an event everywhere. Runs nothing of the application until all is written."""
+def commit(
+    bus: Engine,
+    receipt: Receipt,
+    verdicts: list[Verdict],
+    inside: Delivery | None,
+    context: Context | None = None,
+) -> None:
+    """Accept an event everywhere. Runs nothing of the application until all is written.
+
+    ``context`` is the publisher's, where it is not the current one.
+    """
     handlers = tuple(
         verdict.subscription for verdict in verdicts if not verdict.subscription._reader
     )
@@ -126,10 +136,12 @@ def commit(bus: Engine, receipt: Receipt, verdicts: list[Verdict], inside: Deliv
     if inside is not None:
         _deadlock.waiting.grew(receipt)
     bus._resume()
-    for call in tell:
-        call()
+    _ends.tell_all(tell)
     for witness in bus._witnesses:
-        witness(receipt, len(verdicts))
+        if context is None:
+            witness(receipt, len(verdicts))
+        else:
+            context.run(witness, receipt, len(verdicts))
 
 
 def _enqueue(
@@ -176,8 +188,8 @@ class Ticket:
         "accepted",
         "blocked_by",
         "fail",
+        "letter",
         "number",
-        "only",
         "receipt",
         "since",
         "warned",
@@ -194,8 +206,8 @@ class Ticket:
         self.warned = False
         self.accepted = False
         self.blocked_by: Subscription | None = None
-        self.only: Subscription | None = None
-        """Of a redelivery: the one subscription it is for."""
+        self.letter: DeadLetter | None = None
+        """What is delivered again, to the one subscription that there is a verdict of."""
         self.accept: Callable[[Receipt], object] = _ignore
         self.fail: Callable[[BaseException], object] = _ignore
 
@@ -220,10 +232,17 @@ class Ticket:
             self._bus._resume()
 
     def verdicts(self) -> list[Verdict]:
-        """The verdicts of those who listen now; whom the event has not met before is asked now."""
+        """The verdicts of those who listen now; whom the event has not met before is asked now.
+
+        Raises ``NotSubscribed`` if a letter's subscription has left.
+        """
         bus, receipt = self._bus, self.receipt
-        if self.only is not None:
-            listening: tuple[Subscription, ...] = (self.only,)
+        if self.letter is not None:
+            listening = tuple(self._verdicts)
+            if listening[0]._standing != LISTENING:
+                raise NotSubscribed(
+                    f"{listening[0].name} has left the bus while {receipt.event!r} waited"
+                )
         else:
             topic = receipt.event.type
             listening = (bus._index.match(topic) or bus._index.route(topic)).subscriptions
@@ -292,10 +311,6 @@ def _try_again(bus: Engine, ticket: Ticket) -> None:
     """Accept a waiting publication, or let it wait for the next queue in its way."""
     receipt = ticket.receipt
     try:
-        if ticket.only is not None and ticket.only._standing != LISTENING:
-            raise NotSubscribed(
-                f"{ticket.only.name} has left the bus while {receipt.event!r} waited"
-            )
         verdicts = ticket.verdicts()
     except BaseException as error:
         _forget(ticket)
@@ -308,12 +323,15 @@ def _try_again(bus: Engine, ticket: Ticket) -> None:
         return
     _forget(ticket)
     now = bus._monotonic()
-    if ticket.only is None:  # a redelivered event keeps its time
+    if ticket.letter is None:
         date(receipt.event, bus._clock.time())
+    else:  # the event keeps its time
+        bus.dead_letters.discard(ticket.letter)
     receipt._accepted_at = now
     ticket.accepted = True
+    assert receipt._context is not None
     try:
-        commit(bus, receipt, verdicts, None)
+        commit(bus, receipt, verdicts, None, receipt._context.copy())
     finally:  # a hook that ends the program does not undo it
         ticket.accept(receipt)
 

@@ -117,8 +117,7 @@ def _bury(bus: Engine) -> None:
         subscription._place = IDLE
     bus._ready.clear()
     try:
-        for call in tell:
-            call()
+        _ends.tell_all(tell)
     finally:
         bus._burying = False
     bus._log.write("loop.lost", "warning", cancelled=pending)

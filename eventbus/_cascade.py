@@ -48,7 +48,7 @@ def check(bus: Engine, parent: Receipt, deliveries: int) -> None:
         pending = _ties(root).pending
     if pending + deliveries > bus._cascade_limit:
         raise CascadeOverflow(
-            f"{root.event!r} has caused {pending} deliveries that are pending, "
+            f"{root.event!r} has caused {pending} deliveries of events that are not through, "
             f"and cascade_limit={bus._cascade_limit}: {_ENDLESS}"
         )
     if depth >= bus._cascade_depth:

@@ -92,8 +92,7 @@ class Closing:
                 self._unstarted[subscription.name] += len(subscription._queue)
                 tell = _registration.cancel_queued(subscription)
                 self.bus._resume()
-                for call in tell:
-                    call()
+                _ends.tell_all(tell)
         for delivery in self._running():
             self._interrupted[delivery.subscription] += 1
             _ends.cancel_for_good(delivery)

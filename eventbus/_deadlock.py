@@ -54,8 +54,8 @@ class waiting:  # noqa: N801 - used like a function: `with waiting(...)`
 
     def __enter__(self) -> None:
         delivery = current.get()
-        if delivery is None or delivery.status is not None:
-            return
+        if delivery is None or delivery.status is not None or not delivery.owner.bus._is_here():
+            return  # what waits on another loop, in a thread of the handler's, is seen by nobody
         work = delivery.working()
         work.waits = (*work.waits, self._wait)
         refusal = _refusal(delivery)

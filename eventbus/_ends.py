@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -361,6 +361,18 @@ def end_unstarted(
         bus._open -= 1
         finish(receipt)
     return partial(_tell, delivery, receipt, context)
+
+
+def tell_all(calls: Iterable[Callable[[], None]]) -> None:
+    """Tell of several ends. A hook that ends the program does so once all are told."""
+    ending: list[BaseException] = []
+    for call in calls:
+        try:
+            call()
+        except BaseException as error:
+            ending.append(error)
+    if ending:
+        raise ending.pop(0)
 
 
 def _nothing() -> None:

@@ -42,6 +42,8 @@ class Names:
         """The subscription with this name has left."""
         if suffix == 1 and base in self._explicit:
             self._explicit.remove(base)
+            if base in self._given:
+                self._given[base][2] = 1  # who came meanwhile got a suffix
             return
         given = self._given[base]
         given[0] -= 1

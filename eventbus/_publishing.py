@@ -289,7 +289,7 @@ class Publishing(Engine):
         subscriptions: tuple[Subscription, ...],
         inside: Any,
         wait: bool,
-        only: Subscription | None = None,
+        letter: DeadLetter | None = None,
     ) -> Receipt | _admission.Ticket:
         verdicts = _admission.judge_all(self, receipt, subscriptions)
         if self._loop is None:
@@ -304,11 +304,13 @@ class Publishing(Engine):
                         f"the queue of {blocking.name} is full ({blocking.capacity} events)"
                     )
                 ticket = _admission.Ticket(self, receipt, verdicts)
-                ticket.only = only
+                ticket.letter = letter
                 self._tickets[ticket.number] = ticket
                 _admission.enter_line(ticket, blocking)
                 _admission.watch(self)
                 return ticket
+        if letter is not None:
+            self.dead_letters.discard(letter)  # before it may fail again, in the same step even
         _admission.commit(self, receipt, verdicts, inside)
         return receipt
 
@@ -365,31 +367,29 @@ class Publishing(Engine):
         and also if this is cancelled before the event is accepted.
         """
         _binding.bind(self)
+        try:
+            submitted = self._submit_again(letter)
+        except BaseException:
+            self._resume()
+            raise
+        if isinstance(submitted, Receipt):
+            return submitted
+        return await submitted.wait()
+
+    def _submit_again(self, letter: DeadLetter) -> Receipt | _admission.Ticket:
         delivery = get_current()
         inside = None if delivery is None else self._inside(delivery)
         if self._barred:
             self._refuse(inside)
         subscription = self._owner_of(letter)
         if subscription is None:
-            self._resume()
             raise NotSubscribed(
                 f"{letter.subscription} is not subscribed any more: {letter!r} stays"
             )
         self._deal_out()
-        now = self._monotonic()
-        receipt = new_receipt(self, letter.event, copy_context(), now)
+        receipt = new_receipt(self, letter.event, copy_context(), self._monotonic())
         receipt._redelivered = True
-        submitted = self._submit_carefully(receipt, (subscription,), inside, True, subscription)
-        if isinstance(submitted, _admission.Ticket):
-            ticket = submitted
-            try:
-                submitted = await ticket.wait()
-            except asyncio.CancelledError:
-                if ticket.accepted:  # in the very turn in which this was cancelled
-                    self.dead_letters.discard(letter)
-                raise
-        self.dead_letters.discard(letter)
-        return submitted
+        return self._submit_carefully(receipt, (subscription,), inside, True, letter)
 
 
 def _any_full(subscriptions: tuple[Subscription, ...]) -> bool:

@@ -96,8 +96,7 @@ def unsubscribe(bus: Engine, subscription: Subscription) -> None:
     assert not subscription._line
     bus._find_place(subscription)
     bus._resume()
-    for call in tell:
-        call()
+    _ends.tell_all(tell)
 
 
 def leave(bus: Engine, subscription: Subscription) -> None:

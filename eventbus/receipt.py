@@ -166,7 +166,8 @@ class Receipt:
         if wait.cascade:
             self._bus._bury_lost()
         if self.cascade_done if wait.cascade else self.done:
-            return  # what was pending on a closed loop has just been given up
+            self._bus._resume()  # what was pending on a closed loop has just been given up
+            return
         future = wait.future = loop.create_future()
         entry = (future, wait.cascade)
         assert self._waiters is not None

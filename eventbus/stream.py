@@ -82,8 +82,13 @@ class EventStream(Generic[T_co]):
         return self
 
     async def __anext__(self) -> Event[T_co]:
-        """The next event. Cancelled, it has taken nothing."""
+        """The next event. Cancelled, it has taken nothing.
+
+        Raises ``WrongLoop`` on another event loop than the one on which the stream was entered.
+        """
         while True:
+            if not self._ended:
+                _binding.bind(self._bus)
             event = self._take()
             if event is not None:
                 return event
@@ -95,10 +100,14 @@ class EventStream(Generic[T_co]):
         if self._subscription is not None:
             raise RuntimeError("a stream is entered once: make another one with bus.stream(...)")
         _binding.bind(self._bus)
-        self._bus._refuse_outsiders()
-        self._subscription = _registration.subscribe(
-            self._bus, None, self._patterns, self._options, self
-        )
+        try:
+            self._bus._refuse_outsiders()
+            self._subscription = _registration.subscribe(
+                self._bus, None, self._patterns, self._options, self
+            )
+        except BaseException:
+            self._bus._resume()  # lets go of the loop, if nothing else holds it
+            raise
         self._bus._streams[self] = None
 
     def _leave(self) -> None:
@@ -154,7 +163,7 @@ class EventStream(Generic[T_co]):
         self._readers.append(future)
         try:
             await future
-        except asyncio.CancelledError:
+        except BaseException:  # closed, like cancelled
             if future in self._readers:
                 self._readers.remove(future)
             else:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from eventbus import Event, EventBus, Hook, Outcome, Retry, Subscription, _apart
+from eventbus import Event, EventBus, Hook, LogLine, Outcome, Retry, Subscription, _apart
 from eventbus._apart import HandlerTask
-from eventbus.testing import FakeClock
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.conftest import VARIANT
 from tests.helpers import balances, turns, within
 
@@ -416,3 +416,44 @@ def test_a_task_of_a_lost_loop_has_nothing_to_give_back() -> None:
     assert balances(case.bus)
     scheduled_once.get_coro().close()
     assert case.seen == [2]
+
+
+async def test_what_is_told_of_its_end_is_not_in_its_context() -> None:
+    """P14, P15: what listens to the log is not inside the handler that failed, or ended last."""
+    heard: list[tuple[str, object, str | None]] = []
+
+    class Alarm(Hook):
+        def log(self, line: LogLine) -> None:
+            heard.append((line.name, request.get(), alarms.publish_nowait("alarm").event.cause))
+
+    clock = FakeClock()
+    bus, alarms = EventBus(hooks=[Alarm()], clock=clock), EventBus()
+    apart: set[str] = set()
+
+    async def ends(event: Event[Any]) -> None:
+        assert event.delivery is not None
+        if isinstance(asyncio.current_task(), HandlerTask):
+            apart.add(event.delivery.subscription)
+        request.set("the handler's")
+        await asyncio.sleep(0)
+
+    async def fails(event: Event[Any]) -> None:
+        await ends(event)
+        raise ValueError
+
+    bus.subscribe(fails, "a", name="first", retry=Retry(attempts=2, initial=1, jitter=0))
+    bus.subscribe(ends, "b", name="second")
+    bus.subscribe(ends, "a", "b", name="third")
+    async with bus:
+        for _ in range(3):
+            await bus.publish("a")
+            await wait_all_tasks_blocked()
+            clock.advance(1)
+            await within(bus.settle())
+            await bus.publish("b")
+            await within(bus.settle())
+        bus.publish_nowait("b")
+        bus.publish_nowait("b")
+    assert apart >= {"first", "second"}
+    assert {name for name, *_ in heard} == {"delivery.retrying", "delivery.failed", "bus.closed"}
+    assert [where for _, *where in heard] == [[None, None]] * 7

@@ -392,3 +392,43 @@ async def test_a_redelivery_that_is_cancelled_while_it_waits_leaves_the_letter()
     release.set()
     await within(bus.settle())
     assert bus.statistics().accepted == 3
+
+
+async def test_a_letter_that_waited_for_room_leaves_before_it_comes_back() -> None:
+    """If its redelivery fails too, no other letter has to go for it."""
+    bus = EventBus(dead_letters=2)
+    over, begun = asyncio.Event(), asyncio.Event()
+
+    async def handle(event: Event[Any]) -> None:
+        if event.data == "holds":
+            begun.set()
+            await over.wait()
+        elif event.data != "fills":
+            raise Boom(event.data)
+
+    bus.subscribe(handle, "a", capacity=1)
+    _, two = await fail(bus, "one", "two")
+    await bus.publish("a", "holds")
+    await begun.wait()
+    await bus.publish("a", "fills")
+    redelivery = asyncio.create_task(bus.redeliver(two))
+    await turns(1)
+    over.set()
+    await within(redelivery)
+    await within(bus.settle())
+    assert [letter.event.data for letter in bus.dead_letters] == ["one", "two"]
+    assert bus.dead_letters.lost == 0
+
+
+async def test_a_letter_that_fails_at_once_leaves_before_it_comes_back() -> None:
+    """Its ``key`` raises in the very step in which it is delivered again."""
+    bus = EventBus(dead_letters=2)
+
+    def key(event: Event[Any]) -> str:
+        raise Boom(event.data)
+
+    bus.subscribe(lambda event: None, "a", concurrency=2, key=key)
+    _, two = await fail(bus, "one", "two")
+    await bus.redeliver(two)
+    assert [letter.event.data for letter in bus.dead_letters] == ["one", "two"]
+    assert bus.dead_letters.lost == 0

@@ -16,8 +16,9 @@ import pytest
 
 from eventbus import BusClosed, Event, EventBus, _engine, _pump
 from eventbus._pump import PumpTask
+from eventbus.testing import FakeClock
 from tests.conftest import VARIANT
-from tests.helpers import within
+from tests.helpers import turns, within
 
 
 @pytest.mark.parametrize(
@@ -315,3 +316,26 @@ async def test_a_handler_that_waits_in_a_pump_that_served_others_keeps_its_task(
     assert [number for number, _, _ in seen] == [0, 1, 2, 3, 4]
     assert tasks[0] is tasks[1] is tasks[2]
     assert tasks[3] is not tasks[2]
+
+
+@pytest.mark.parametrize("subscriptions", [1, 3], ids=["queue", "round"])
+async def test_a_batch_ends_once_it_has_taken_its_time(
+    subscriptions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop has a turn after the step in which the time is up."""
+    monkeypatch.setattr(_pump, "BATCH_SECONDS", 0.005)
+    clock = FakeClock()
+    bus, served = EventBus(clock=clock), []
+
+    def handle(event: Event[Any]) -> None:
+        served.append(event.data)
+        clock.advance(0.003)
+
+    for _ in range(subscriptions):
+        bus.subscribe(handle, "a")
+    for number in range(6 // subscriptions):
+        bus.publish_nowait("a", number)
+    await turns(1)
+    assert len(served) == 2
+    await within(bus.settle())
+    assert len(served) == 6

@@ -66,3 +66,15 @@ def test_a_name_with_another_suffix_is_an_ordinary_name() -> None:
     bus.subscribe(ship)
     names = ["ship#", "ship#x", "ship#0", "ship#1", "other#2"]
     assert [bus.subscribe(ship, name=name).name for name in names] == names
+
+
+def test_a_name_that_was_given_back_is_free_for_whoever_asks() -> None:
+    """Also if the handler of that name was subscribed meanwhile, and got a suffix."""
+    bus = EventBus()
+    explicit = bus.subscribe(lambda event: None, name="ship")
+    assert bus.subscribe(ship).name == "ship#2"
+    explicit.unsubscribe()
+    again = bus.subscribe(lambda event: None, name="ship")
+    assert bus.subscribe(ship).name == "ship#3"
+    again.unsubscribe()
+    assert bus.subscribe(lambda event: None, name="ship").name == "ship"

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from eventbus import Event, EventBus, ReentrantCall, WouldBlock
+from eventbus import Event, EventBus, Overflow, ReentrantCall, WouldBlock
 from eventbus.testing import FakeClock
 from tests.helpers import LogLines, balances, turns, within
 
@@ -373,3 +373,49 @@ async def test_predicates_of_a_thread_publish_run_on_the_loop() -> None:
         await within(asyncio.to_thread(bus.publish_from_thread, "a"))
         assert threads == [threading.get_ident()]
         assert recorder.calls[0][1] is None
+
+
+@pytest.mark.parametrize("overflow", ["block", "drop_oldest"])
+async def test_a_key_that_can_be_compared_no_more_ends_its_delivery(overflow: Overflow) -> None:
+    """Its place is free, its receipt is told, and the key is the same once it can be compared."""
+    bus, running = EventBus(), []
+    broken, over = False, {1: asyncio.Event(), 2: asyncio.Event()}
+
+    class Key:
+        def __init__(self, data: object) -> None:
+            self.data = data
+
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            if broken:
+                raise ValueError("cannot be compared any more")
+            return isinstance(other, Key) and other.data == self.data
+
+    async def handle(event: Event[Any]) -> None:
+        running.append(event.data)
+        await over[event.data].wait()
+        running.remove(event.data)
+
+    sub = bus.subscribe(
+        handle, "a", concurrency=2, overflow=overflow, key=lambda event: Key(event.data)
+    )
+    receipts = [bus.publish_nowait("a", data) for data in (1, 2)]
+    await turns(3)
+    broken = True
+    for data in (2, 1):  # the second one is found behind the first, with which it is compared
+        over[data].set()
+        (outcome,) = await within(receipts[data - 1].outcomes())
+        assert outcome.status == "handled"
+    assert (sub.statistics().handled, sub.pending, running) == (2, 0, [])
+    broken = False
+    for each in over.values():
+        each.clear()
+    receipts = [bus.publish_nowait("a", data) for data in (2, 2, 1)]
+    await turns(5)
+    assert sorted(running) == [1, 2]  # one of each key
+    for each in over.values():
+        each.set()
+    await within(bus.settle())
+    assert balances(bus, sub)

@@ -25,6 +25,7 @@ from eventbus import (
     SubscriptionStatistics,
     Topic,
     WouldBlock,
+    WrongLoop,
 )
 from eventbus.testing import wait_all_tasks_blocked
 from tests.helpers import balances, turns, within
@@ -538,3 +539,34 @@ async def test_a_stream_can_be_forgotten_after_it_was_left() -> None:
     gc.collect()
     assert [each() for each in gone] == [None] * 3
     assert bus.statistics().cancelled == 3
+
+
+def test_it_is_read_on_its_own_loop_alone() -> None:
+    """Another one would miss the wake-up; an ended stream is nobody's, and can be read on."""
+    bus = EventBus()
+    one, two = asyncio.new_event_loop(), asyncio.new_event_loop()
+    stream = bus.stream("a")
+    with (
+        asyncio.Runner(loop_factory=lambda: one) as first,
+        asyncio.Runner(loop_factory=lambda: two) as second,
+    ):
+        first.run(stream.__aenter__())
+        first.run(bus.publish("a", 1))
+        with pytest.raises(WrongLoop):
+            second.run(read(stream, 1))
+        assert first.run(read(stream, 1)) == [1]
+        first.run(bus.publish("a", 2))
+        first.run(bus.aclose())
+        assert second.run(read_all(stream)) == [2]
+
+
+async def test_a_read_that_is_closed_takes_nobodys_turn(bus: EventBus) -> None:
+    """Nor does one that ends in another way than by a cancellation."""
+    async with bus.stream("a") as stream:
+        closed = stream.__anext__()
+        closed.send(None)
+        closed.close()
+        reader = asyncio.create_task(read(stream, 1))
+        await turns(1)
+        await bus.publish("a", 1)
+        assert await within(reader) == [1]

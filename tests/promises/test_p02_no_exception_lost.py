@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from eventbus import Event, EventBus, HandlerErrors, HandlerTimeout, PayloadError, Retry
+from eventbus import (
+    Event,
+    EventBus,
+    HandlerErrors,
+    HandlerTimeout,
+    Hook,
+    LogLine,
+    PayloadError,
+    Retry,
+)
 from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, within
 
@@ -376,3 +385,23 @@ async def test_data_that_does_not_fit_is_one_failure() -> None:
 
     outcome = await assert_one_failure(bus, lines, PayloadError)
     assert outcome.attempts == 1
+
+
+async def test_a_hook_that_ends_the_program_hides_no_other_failure() -> None:
+    """Two predicates of one event fail; the log of the first one ends the program."""
+
+    class Ends(Hook):
+        def log(self, line: LogLine) -> None:
+            if line.fields.get("subscription") == "first":
+                raise SystemExit(3)
+
+    lines = LogLines()
+    bus = EventBus(hooks=[Ends(), lines])
+    for name in ("first", "second"):
+        bus.subscribe(print, "a", where=bad_predicate, name=name)
+    with pytest.raises(SystemExit):
+        bus.publish_nowait("a")
+    assert bus.statistics().failed == 2
+    assert [letter.subscription for letter in bus.dead_letters] == ["first", "second"]
+    (line,) = lines.named("delivery.failed")
+    assert line.fields["subscription"] == "second"

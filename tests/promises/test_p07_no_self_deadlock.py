@@ -10,7 +10,7 @@ from typing import Any
 import anyio.from_thread
 import pytest
 
-from eventbus import Event, EventBus, Receipt, Retry, WouldDeadlock
+from eventbus import Event, EventBus, Receipt, Retry, WouldDeadlock, WrongLoop
 from eventbus.testing import FakeClock
 from tests.helpers import turns, within
 
@@ -497,3 +497,19 @@ async def test_a_cancelled_wait_is_forgotten() -> None:
     outer.append(await bus.publish("a"))
     await within(bus.settle())
     assert bus.statistics().handled == 2
+
+
+async def test_a_wait_on_a_loop_of_its_own_is_none_of_the_bus() -> None:
+    """A thread handler that runs another loop gets ``WrongLoop``: who waits for whom is read in
+    the bus's own thread alone, where nothing changes it meanwhile."""
+    bus = EventBus()
+    receipts: list[Receipt] = []
+
+    def wait_elsewhere(event: Event[Any]) -> None:
+        asyncio.run(in_a_task(receipts[0].outcomes))
+
+    bus.subscribe(wait_elsewhere, "a", thread=True)
+    async with bus:
+        receipts.append(bus.publish_nowait("a"))
+        (outcome,) = await within(receipts[0].outcomes())
+        assert isinstance(outcome.error, WrongLoop)

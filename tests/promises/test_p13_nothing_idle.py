@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from eventbus import Event, EventBus, Retry, WrongLoop
+from eventbus import BusClosed, Event, EventBus, NameTaken, Receipt, Retry, WrongLoop
 from eventbus.testing import wait_all_tasks_blocked
-from tests.helpers import LogLines, balances, within
+from tests.helpers import LogLines, balances, turns, within
 
 Call = Callable[[EventBus], Awaitable[object]]
 
@@ -350,3 +350,67 @@ def test_what_was_pending_on_a_closed_loop_ends_cancelled(make_busy: Call, use: 
     gc.collect()  # the old loop's tasks go: nothing happens a second time
     assert bus.statistics().cancelled == pending
     assert len(lines.named("loop.lost")) == 1
+
+
+async def read_nothing(bus: EventBus, **options: Any) -> None:
+    async with bus.stream("other", **options):
+        pass
+
+
+IN_VAIN: dict[str, Call] = {
+    "redeliver": lambda bus: bus.redeliver(bus.dead_letters[0]),
+    "wait_for": lambda bus: bus.wait_for("a"),
+    "a stream": read_nothing,
+}
+
+
+@pytest.mark.parametrize("call", IN_VAIN.values(), ids=IN_VAIN)
+def test_what_a_closed_bus_refuses_leaves_it_no_loop(call: Call) -> None:
+    """Each raises, and the bus does not keep the loop on which it was asked."""
+    bus = EventBus()
+
+    def fails(_: Event[Any]) -> None:
+        raise ValueError
+
+    async def close() -> None:
+        async with bus:
+            await bus.publish("a")
+
+    async def ask() -> None:
+        with pytest.raises(BusClosed):
+            await call(bus)
+
+    bus.subscribe(fails, "a")
+    asyncio.run(close())
+    asyncio.run(ask())
+    assert bus._loop is None
+
+
+async def test_a_stream_that_cannot_be_entered_leaves_the_bus_no_loop() -> None:
+    """Its name is taken, for example."""
+    bus = EventBus()
+    bus.subscribe(wait_a_turn, "a", name="taken")
+    with pytest.raises(NameTaken):
+        await read_nothing(bus, name="taken")
+    assert bus._loop is None
+
+
+def test_the_outcomes_of_what_was_lost_leave_the_bus_no_loop() -> None:
+    """They are told on whatever loop one asks."""
+    bus = EventBus()
+
+    async def hangs(_: Event[Any]) -> None:
+        await asyncio.Event().wait()
+
+    async def begin() -> Receipt:
+        receipt = await bus.publish("a")
+        await turns(3)
+        return receipt
+
+    bus.subscribe(hangs, "a")
+    lost = asyncio.new_event_loop()
+    receipt = lost.run_until_complete(begin())
+    lost.close()
+    (outcome,) = asyncio.run(receipt.outcomes())
+    assert outcome.status == "cancelled"
+    assert bus._loop is None

@@ -15,7 +15,7 @@ import pytest
 import structlog.contextvars
 from pydantic import BaseModel
 
-from eventbus import Event, EventBus, Retry
+from eventbus import Event, EventBus, Hook, Retry
 from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import turns, within
 
@@ -463,3 +463,45 @@ async def test_the_context_is_let_go_with_the_last_delivery() -> None:
     gc.collect()
     assert receipt.done
     assert big() is None
+
+
+async def test_the_accepted_hook_of_a_publisher_that_waited_has_its_context() -> None:
+    """Whoever made room: the pump, or a handler that has unsubscribed the full one."""
+    told: list[tuple[Any, str]] = []
+    causes: list[str | None] = []
+
+    class Audit(Hook):
+        def accepted(self, event: Event[Any], deliveries: int) -> None:
+            if event.type == "a":
+                told.append((event.data, REQUEST.get()))
+                causes.append(bus.publish_nowait("audit").event.cause)
+
+    bus = EventBus(hooks=[Audit()])
+    over = asyncio.Semaphore(0)
+
+    async def slow(_: Event[Any]) -> None:
+        REQUEST.set("a handler's")
+        await over.acquire()
+
+    def unsubscribe(_: Event[Any]) -> None:
+        REQUEST.set("the other handler's")
+        full.unsubscribe()
+
+    async def publish(number: int) -> None:
+        REQUEST.set(f"request {number}")
+        await bus.publish("a", number)
+
+    full = bus.subscribe(slow, "a", capacity=1)
+    bus.subscribe(unsubscribe, "b")
+    publishers = []
+    for number in range(4):
+        publishers.append(asyncio.create_task(publish(number)))
+        await wait_all_tasks_blocked()
+    over.release()
+    await within(publishers[2])
+    await bus.publish("b")
+    await within(publishers[3])
+    over.release()
+    await within(bus.settle())
+    assert told == [(number, f"request {number}") for number in range(4)]
+    assert causes == [None] * 4
