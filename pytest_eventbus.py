@@ -44,7 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options, each with the default that `eventbus.testing.watch` has too."""
     for check, text in CHECKS.items():
         parser.addini(f"eventbus_{check}", text, type="bool", default=check != "strict")
-    parser.addini("eventbus_timeout", "seconds that a bus may take to settle", default="5")
+    number: Any = "float" if pytest.version_tuple >= (8, 4) else None
+    parser.addini("eventbus_timeout", "seconds that a bus may take to settle", number, 5.0)
 
 
 def pytest_configure(config: pytest.Config) -> None:

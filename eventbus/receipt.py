@@ -114,8 +114,8 @@ class Receipt:
     _cascade: Cascade | None
     """What ties it to the publications that caused it, and to those that it has caused."""
     _waiters: list[tuple[asyncio.Future[None], bool]] | None
-    """Who waits, each with a future of its own, and whether for the cascade too; None until
-    somebody asks for the outcomes."""
+    """Who waits, each with a future of its own, and whether for the cascade too; None as long as
+    nobody has asked for the outcomes and not given up."""
     _redelivered: bool
 
     @property
@@ -141,20 +141,26 @@ class Receipt:
         ``WrongLoop`` on another event loop than the one on which the deliveries run.
         Cancelling it leaves the deliveries, and other waiters, as they are.
         """
-        if self._waiters is None:
+        first = self._waiters is None
+        if first:
             self._waiters = []
-        if not (self.cascade_done if cascade else self.done):
-            bus = self._bus
-            if get_current() is None and bus._is_here():
-                bus._returning += 1
-                try:
-                    await one_turn()  # enough for handlers that do not wait, and needs no future
-                finally:
-                    bus._returning -= 1
-            while not (self.cascade_done if cascade else self.done):
-                wait = Wait(receipt=self, cascade=cascade)
-                with _deadlock.waiting(wait):
-                    await self._wait(wait)
+        try:
+            if not (self.cascade_done if cascade else self.done):
+                bus = self._bus
+                if get_current() is None and bus._is_here():
+                    bus._returning += 1
+                    try:
+                        await one_turn()  # enough for handlers that do not wait; needs no future
+                    finally:
+                        bus._returning -= 1
+                while not (self.cascade_done if cascade else self.done):
+                    wait = Wait(receipt=self, cascade=cascade)
+                    with _deadlock.waiting(wait):
+                        await self._wait(wait)
+        except BaseException:
+            if first and not self._waiters and not self.done:
+                self._waiters = None  # it gave up, and nobody else has asked
+            raise
         outcomes = self._outcomes()
         if check:
             check_outcomes(self.event, outcomes)
@@ -170,12 +176,14 @@ class Receipt:
             return
         future = wait.future = loop.create_future()
         entry = (future, wait.cascade)
-        assert self._waiters is not None
-        self._waiters.append(entry)
+        waiters = self._waiters
+        if waiters is None:  # who asked first has given up meanwhile
+            waiters = self._waiters = []
+        waiters.append(entry)
         try:
             await future
         finally:
-            self._waiters.remove(entry)
+            waiters.remove(entry)
 
     def _outcomes(self) -> tuple[Outcome, ...]:
         """What has become of the deliveries, all of which have ended, in order of subscription."""

@@ -18,6 +18,7 @@ import anyio
 
 import eventbus
 from eventbus._drivers import drive
+from eventbus._threads import _carry
 
 if TYPE_CHECKING:
     from eventbus import Event, EventBus
@@ -120,11 +121,17 @@ def frames(awaitable: Any) -> Iterator[FrameType]:
 
 
 _DRIVES: Final = drive.__code__
+_CARRIES: Final = _carry.__code__
 
 
 def show_task(task: asyncio.Task[Any]) -> str:
     """One task on one line: its name, what it runs, and where that waits."""
     coroutine = task.get_coro()
+    frame = getattr(coroutine, "cr_frame", None)
+    if isinstance(frame, FrameType) and frame.f_code is _CARRIES:
+        delivery = frame.f_locals["delivery"]
+        handler, event = delivery.owner._describe(), show_event(delivery.event)
+        return f"{handler} is still at work in its thread, at {event}"
     name = getattr(coroutine, "__qualname__", repr(coroutine))
     return f"{task.get_name()} ({name}) waits at {where_waiting(coroutine)}"
 

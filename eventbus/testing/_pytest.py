@@ -15,6 +15,7 @@ import concurrent.futures
 import contextlib
 import functools
 import inspect
+import unittest
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -84,11 +85,17 @@ class Guard:
         if not inspect.iscoroutinefunction(function):
             yield
             return
-        setattr(keeper, name, self._settling(function, look=example))
+        settling = self._settling(function, look=example)
+        setattr(keeper, name, settling)
+        case = getattr(item, "instance", None)
+        if isinstance(case, unittest.TestCase):  # unittest takes an ``async def`` from there
+            setattr(case, item.name, settling)
         try:
             yield
         finally:
             setattr(keeper, name, function)
+            if isinstance(case, unittest.TestCase):
+                delattr(case, item.name)
 
     def _settling(
         self, function: Callable[..., Awaitable[Any]], *, look: bool
@@ -234,8 +241,14 @@ def new_guard(request: pytest.FixtureRequest) -> Guard:
         check: config.getini(f"eventbus_{check}")
         for check in ("failures", "accounts", "tasks", "strict")
     }
-    options["timeout"] = config.getini("eventbus_timeout")
-    for marker in reversed(list(request.node.iter_markers("eventbus"))):  # the nearest is last
+    try:
+        options["timeout"] = config.getini("eventbus_timeout")
+    except (TypeError, ValueError, pytest.UsageError) as error:  # which, depends on the version
+        raise pytest.UsageError(f"eventbus_timeout: {error}") from None
+    markers = list(reversed(list(request.node.iter_markers("eventbus"))))  # the nearest is last
+    case = getattr(request.node, "callspec", None)
+    markers += [each for each in getattr(case, "marks", ()) if each.name == "eventbus"]  # nearer
+    for marker in markers:
         if marker.args or not marker.kwargs.keys() <= options.keys():
             raise pytest.UsageError(
                 f"@pytest.mark.eventbus takes {', '.join(f'{each}=…' for each in options)}; "

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from unittest.mock import AsyncMock
 
 from eventbus._handler import Handler, _function_of, describe_callable, inspect_handler
 from eventbus.testing._block import Block
@@ -127,6 +128,11 @@ def not_found(bus: EventBus, handler: object) -> str:
     """That a bus has no such handler, and which are nearest."""
     wanted = handler if isinstance(handler, str) else describe_callable(handler)
     names = [each.name for each in bus.subscriptions if each._reader is None]
+    if wanted in names and not isinstance(handler, str):
+        return (
+            f"the handler {wanted} of {bus.name} is another object: wrapped by a decorator, or "
+            f"from a module that was loaded twice. Pass its name, {wanted!r}"
+        )
     near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4) or names[:3]
     if not near:
         return f"{bus.name} has no subscriptions: is the module imported that has {wanted}?"
@@ -170,7 +176,7 @@ class _Exchange:
         if self._blocks:
             looked_at = self._blocks[-1]._looked_at
             payload = looked_at.payload or payload
-            if looked_at.is_async and options.thread:
+            if options.thread and (looked_at.is_async or isinstance(looked_at.call, AsyncMock)):
                 options = dataclasses.replace(options, thread=False)
             handler = _noting(looked_at, self._blocks[-1].events, subscription._is_async)
         subscription.handler = handler

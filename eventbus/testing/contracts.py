@@ -175,6 +175,30 @@ class ReplayStoreContract:
         assert await _claim(store, NOW + 500 + REMEMBER - 0.001) is None
 
     @_with_store
+    async def test_who_comes_meanwhile_prolongs_that_too(self, store: ReplayStore) -> None:
+        """A claim that finds the key in progress, or takes it over, has named it as well."""
+        other = key_of(CROWD)
+        claim = await _claim_surely(store, NOW)
+        assert await _claim(store, NOW + 50) == "in progress"
+        await store.done(claim)
+        await _claim_surely(store, NOW, other)
+        await store.done(await _claim_surely(store, NOW + LEASE, other))
+        await self._crowd(store, NOW + REMEMBER + 1)
+        assert await _claim(store, NOW + 50 + REMEMBER - 0.001) is None
+        assert await _claim(store, NOW + LEASE + REMEMBER - 0.001, other) is None
+
+    @_with_store
+    async def test_an_ended_claim_is_none_of_the_next(self, store: ReplayStore) -> None:
+        """What released a key changes nothing once it was claimed again."""
+        old = await _claim_surely(store, NOW)
+        await store.release(old)
+        await _claim_surely(store, NOW)
+        await store.release(old)
+        await store.done(old)
+        assert not await store.renew(old, NOW + 50)
+        assert await _claim(store, NOW + LEASE - 0.001) == "in progress"
+
+    @_with_store
     async def test_an_open_claim_is_not_forgotten(self, store: ReplayStore) -> None:
         """Neither is a key whose claim is open, however short it need be remembered."""
         claim = await store.claim(KEY, 1.0, NOW)

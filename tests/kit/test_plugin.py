@@ -316,12 +316,22 @@ def test_unittest_classes(run: Run) -> None:
                 event_bus.subscribe(broken, "a")
                 await event_bus.publish("a", 3)
 
+            async def test_late(self):
+                async def late(event):
+                    for _ in range(50):
+                        await asyncio.sleep(0)
+                    raise ZeroDivisionError("late")
+
+                event_bus.subscribe(late, "b")
+                await event_bus.publish("b")
+
             async def test_failing(self):
                 assert 1 == 2
         """
     )
-    result.assert_outcomes(passed=1, failed=3)
-    shown(result, "*ZeroDivisionError: no 2*", "*ZeroDivisionError: no 3*")
+    result.assert_outcomes(passed=1, failed=4)
+    for error in ("no 2", "no 3", "late"):
+        shown(result, f"*ZeroDivisionError: {error}*")
 
 
 def test_hypothesis_finds_the_smallest_example(run: Run) -> None:
@@ -527,6 +537,40 @@ def test_a_wrong_marker_says_so(run: Run, marker: str, message: str) -> None:
     result = run(f"@pytest.mark.eventbus({marker})\ndef test_nothing(bus): pass\n")
     result.assert_outcomes(errors=1)
     shown(result, message)
+
+
+def test_the_marker_of_a_parameter_is_the_nearest(run: Run) -> None:
+    """It overrules the one of the function, whatever the order in which pytest keeps them."""
+    result = run(
+        """
+        @pytest.mark.eventbus(failures=False)
+        @pytest.mark.parametrize(
+            "strict",
+            [False, pytest.param(True, marks=pytest.mark.eventbus(failures=True))],
+        )
+        async def test_broken(bus, strict):
+            bus.subscribe(broken, "a")
+            await bus.publish("a", 1)
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    shown(result, "FAILED *test_broken?True?*")
+
+
+def test_a_wrong_time_out_says_so(run: Run) -> None:
+    """In the configuration too, which pytest checks by itself from some version on."""
+    result = run("def test_nothing(bus): pass\n", ini=f"{AUTO}\neventbus_timeout = soon")
+    result.assert_outcomes(errors=1)
+    shown(result, "*UsageError: eventbus_timeout: *soon*")
+
+
+def test_a_time_out_may_be_a_number_in_toml(run: Run, pytester: pytest.Pytester) -> None:
+    """Where configuration has types, it has that of a number."""
+    source = "async def test_nothing(bus): await bus.publish('a')\n"
+    run(source).assert_outcomes(passed=1)
+    (pytester.path / "tox.ini").unlink()
+    pytester.makepyprojecttoml("[tool.pytest]\nasyncio_mode = 'auto'\neventbus_timeout = 10\n")
+    pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
 
 
 # ---- Beside other outcomes

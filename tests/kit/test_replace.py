@@ -9,6 +9,7 @@ import functools
 import threading
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from pydantic import BaseModel
@@ -350,6 +351,34 @@ async def test_an_unknown_handler() -> None:
                 replace(bus, unknown).__enter__()
         with pytest.raises(LookupError, match=r"did you mean send_mail\?$"):
             replace(bus, "sendmail").__enter__()
+
+
+def test_a_handler_of_the_same_name_is_another_object() -> None:
+    """A decorator has wrapped it, or its module was loaded twice: then its name will do."""
+    bus = EventBus()
+
+    @functools.wraps(ignore)
+    def wrapped(event: Event[Any]) -> None:
+        ignore(event)
+
+    bus.subscribe(wrapped, "a")
+    with pytest.raises(LookupError, match=r"is another object: .* Pass its name, 'ignore'"):
+        replace(bus, ignore).__enter__()
+    with replace(bus, "ignore"):
+        pass
+
+
+async def test_an_async_mock_for_a_thread_handler() -> None:
+    """It is awaited on the loop, as an ``async def`` is."""
+    bus, mock = EventBus(), AsyncMock()
+    bus.subscribe(ignore, "a", thread=True)
+    async with replace(bus, ignore, mock):
+        await bus.publish_and_wait("a", check=True)
+    mock.assert_awaited_once()
+
+
+def ignore(event: Event[Any]) -> None:
+    """A handler that does nothing."""
 
 
 def test_what_cannot_be_a_handler_is_refused() -> None:

@@ -98,6 +98,36 @@ async def test_a_failure_counts_as_looked_at() -> None:
         await receipt.outcomes()
 
 
+async def test_who_gave_up_has_not_looked() -> None:
+    """An endpoint that waits for outcomes with a time-out, and goes on without them."""
+    bus, over = EventBus(), asyncio.Event()
+
+    @bus.on()
+    async def fails_late(_: Event[Any]) -> None:
+        await over.wait()
+        raise ValueError("too late")
+
+    async def give_up() -> None:
+        waiting = asyncio.create_task(bus.publish_and_wait("a"))
+        await wait_all_tasks_blocked()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    with pytest.raises(AssertionError, match="too late"):
+        async with watch(bus):
+            await give_up()
+            over.set()
+    over.clear()
+    async with watch(bus):
+        receipt = await bus.publish("a")
+        waiting = asyncio.create_task(receipt.outcomes())
+        gives_up = asyncio.create_task(receipt.outcomes())
+        await wait_all_tasks_blocked()
+        gives_up.cancel()
+        over.set()
+        await waiting  # another one has seen them
+
+
 async def test_an_outcome_of_one_publication_is_none_of_another() -> None:
     """The same id, the same error and the same event, redelivered, are not mixed up."""
     bus, error = EventBus(), ValueError("shared")

@@ -13,6 +13,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -60,6 +61,52 @@ class TestContract:
         with pytest.raises(NotImplementedError):
             ReplayStoreContract().make_store()
         assert ReplayStoreContract().close_store(MemoryReplayStore()) is None  # type: ignore[func-returns-value]
+
+    def test_it_finds_a_store_that_forgets_who_came_meanwhile(self) -> None:
+        """Whoever found the key in progress, or took it over, could be replayed as well."""
+
+        class Forgetful(MemoryReplayStore):
+            open: ClassVar[set[bytes]] = set()
+
+            async def claim(self, key: bytes, remember: float, now: float) -> Claim | None:
+                remember = 0.0 if key in self.open else remember
+                self.open.add(key)
+                return await super().claim(key, remember, now)
+
+            async def done(self, claim: Claim) -> None:
+                self.open.discard(claim.key)
+                await super().done(claim)
+
+        with pytest.raises((AssertionError, ReplayStoreFull)):
+            contract_of(Forgetful).test_who_comes_meanwhile_prolongs_that_too()
+
+    def test_it_finds_a_store_that_takes_an_ended_claim_for_the_next(self) -> None:
+        """Its claims are told apart while they are open only."""
+
+        class Confused(MemoryReplayStore):
+            latest: ClassVar[dict[bytes, Claim]] = {}
+
+            async def claim(self, key: bytes, remember: float, now: float) -> Claim | None:
+                claim = await super().claim(key, remember, now)
+                if claim is not None:
+                    self.latest[key] = claim
+                return claim
+
+            async def release(self, claim: Claim) -> None:
+                await super().release(self.latest[claim.key])
+
+        with pytest.raises(AssertionError):
+            contract_of(Confused).test_an_ended_claim_is_none_of_the_next()
+
+
+def contract_of(store: type[MemoryReplayStore]) -> Any:
+    """The contract, to be called by hand."""
+
+    class Contract(ReplayStoreContract):
+        def make_store(self) -> ReplayStore:
+            return store(200, keep=60)
+
+    return Contract()
 
 
 @pytest.fixture
