@@ -15,6 +15,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING
 
 from eventbus import _admission, _cascade, _ends, _registration
+from eventbus._queues import KeyedQueue
 from eventbus._state import COUNTS, State, every_bus
 from eventbus.errors import BusClosed, NoRunningLoop, WrongLoop
 from eventbus.event import current
@@ -72,6 +73,8 @@ def _take_over(bus: Engine, loop: asyncio.AbstractEventLoop) -> None:
         bus._stuck_threads = 0
         for subscription in bus._all_subscriptions():
             subscription._running = len(subscription._active or ())
+            if not subscription._running and isinstance(subscription._queue, KeyedQueue):
+                subscription._queue.release_all()
             bus._find_place(subscription)
 
 

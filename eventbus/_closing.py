@@ -14,6 +14,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from eventbus import _admission, _ends, _registration
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from eventbus._delivery import Delivery
     from eventbus._engine import Engine
     from eventbus.clock import Timer
+    from eventbus.subscription import Subscription
 
 __all__ = ["CloseReport"]
 
@@ -87,29 +89,41 @@ class Closing:
             return
         self.expired = True
         self._stop_timer()
-        for subscription in self.bus._all_subscriptions():
-            if subscription._reader is None and subscription._queue:
-                self._unstarted[subscription.name] += len(subscription._queue)
-                tell = _registration.cancel_queued(subscription)
-                self.bus._resume()
-                _ends.tell_all(tell)
-        for delivery in self._running():
+        everybody = self.bus._all_subscriptions()
+        try:  # a hook that ends the program does so once all is cancelled
+            _ends.tell_all(
+                [partial(self._cancel_queue, each) for each in everybody]
+                + [partial(self._interrupt, each) for each in self._running()]
+            )
+        finally:
+            if self.report is None:
+                if self.bus._is_drained():
+                    self.finish()
+                else:
+                    self._timer = self.bus._clock.call_later(LAST_SECOND, self.abandon)
+
+    def _cancel_queue(self, subscription: Subscription) -> None:
+        if subscription._reader is None and subscription._queue:
+            self._unstarted[subscription.name] += len(subscription._queue)
+            tell = _registration.cancel_queued(subscription)
+            self.bus._resume()
+            _ends.tell_all(tell)
+
+    def _interrupt(self, delivery: Delivery) -> None:
+        if delivery.status is None:  # else a hook has unsubscribed it just now
             self._interrupted[delivery.subscription] += 1
             _ends.cancel_for_good(delivery)
-        if self.report is None:
-            if self.bus._is_drained():
-                self.finish()
-            else:
-                self._timer = self.bus._clock.call_later(LAST_SECOND, self.abandon)
 
     def abandon(self) -> None:
         """What has not ended by now is counted as cancelled and changes nothing when it ends."""
         self._timer = None
-        for delivery in self._running():
-            self._abandoned.append(delivery.subscription)
-            _ends.end(delivery, "cancelled")
-        if self.report is None:
-            self.finish()
+        running = self._running()
+        self._abandoned += [delivery.subscription for delivery in running]
+        try:
+            _ends.tell_all([partial(_ends.end, each, "cancelled") for each in running])
+        finally:
+            if self.report is None:
+                self.finish()
 
     def finish(self) -> None:
         """Write the report and wake who waits for it."""
@@ -122,9 +136,11 @@ class Closing:
             unstarted=dict(self._unstarted),
             abandoned=tuple(self._abandoned),
         )
-        self.bus._closed(self.report)
-        for waiter in self.waiters:
-            wake(waiter)
+        try:
+            self.bus._closed(self.report)
+        finally:  # a log hook that ends the program leaves nobody waiting
+            for waiter in self.waiters:
+                wake(waiter)
 
     async def wait(self, *, hurry: bool) -> CloseReport:
         """Wait for the report.

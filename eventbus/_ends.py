@@ -109,7 +109,10 @@ def cancel_for_good(delivery: Delivery) -> None:
     work = delivery.working()
     work.unwanted = True
     if work.in_thread:
-        end(delivery, "cancelled")
+        try:
+            end(delivery, "cancelled")
+        finally:
+            _watch(delivery)  # the thread goes on: name it if it does not return
     elif work.resume is not None:
         _end_as_failed(delivery, delivery.error)
     elif delivery in (delivery.owner._due or ()):  # its pause is over, its next attempt not begun
@@ -152,7 +155,8 @@ def drop_own_frames(error: BaseException) -> None:
         if trace.tb_frame.f_globals.get("__name__") not in _OURS:
             break
         trace = trace.tb_next
-    error.__traceback__ = trace
+    # Called so, because a frozen exception refuses every write that Python can see.
+    BaseException.with_traceback(error, trace)
 
 
 _OURS = ("eventbus._drivers", "eventbus._apart", "eventbus._threads", "eventbus._admission")
@@ -250,8 +254,12 @@ def _pause_before_next(delivery: Delivery, error: BaseException) -> float | None
     try:
         pause = retry.delay(delivery.attempt, error, random=owner.bus._random)
         check_seconds("pause", pause, optional=True)
-    except Exception as broken:  # the policy may be the application's own
-        error.add_note(f"its Retry raised {broken!r}, so there was no other attempt")
+    except BaseException as broken:  # the policy may be the application's own
+        with contextlib.suppress(Exception):  # a frozen exception takes no note
+            error.add_note(f"its Retry raised {broken!r}, so there was no other attempt")
+        if isinstance(broken, KeyboardInterrupt | SystemExit):
+            _end_as_failed(delivery, error)
+            raise
         return None
     return pause
 
@@ -418,7 +426,9 @@ def _tell(delivery: Delivery, receipt: Receipt, _: Context | None = None) -> Non
 
 def _remember(owner: Subscription, receipt: Receipt, error: BaseException, attempts: int) -> None:
     bus, event = owner.bus, receipt.event
-    letter = DeadLetter(event, owner.name, error, attempts, bus._clock.time(), owner.number)
+    letter = DeadLetter(
+        event, owner.name, error, attempts, bus._clock.time(), owner.number, bus._serial
+    )
     bus.dead_letters._add(letter)
     bus._log.delivery_failed(owner, event, error, attempts)
     for witness in bus._failure_witnesses:

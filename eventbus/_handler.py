@@ -7,6 +7,7 @@ is refused here, at the call that registers it, and not at three in the morning 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import re
@@ -110,7 +111,9 @@ def describe_callable(handler: object) -> str:
 
 def locate_callable(handler: object) -> str:
     """``file:line`` of the handler's source, or the module of a callable without Python source."""
-    function = inspect.unwrap(typing.cast("Callable[..., Any]", _function_of(handler)))
+    function: Any = _function_of(handler)
+    with contextlib.suppress(ValueError):  # it wraps itself
+        function = inspect.unwrap(function)
     code = getattr(function, "__code__", None)
     if code is None:
         return str(getattr(function, "__module__", None) or type(function).__module__)
@@ -124,8 +127,8 @@ def is_coroutine_function(handler: object) -> bool:
 
 def _function_of(handler: object) -> object:
     """The function behind partials, bound methods and objects with ``__call__``."""
-    while isinstance(handler, functools.partial):
-        handler = handler.func
+    while isinstance(handler, functools.partial | staticmethod):
+        handler = handler.func if isinstance(handler, functools.partial) else handler.__func__
     if isinstance(handler, types.MethodType):
         return handler.__func__
     if inspect.isroutine(handler) or isinstance(handler, type):
@@ -170,13 +173,12 @@ _ANY_EVENT = re.compile(r"([\w.]+\.)?Event(\[([\w.]+\.)?Any\])?")
 
 def _model_of(annotation: Any, function: Any, name: str) -> Any:
     """The payload type that an annotation asks for; None for an event of any payload."""
-    if isinstance(annotation, str):
-        try:
-            annotation = _resolve(annotation, function, name)
-        except HandlerError:
-            if _ANY_EVENT.fullmatch(annotation.strip("'\"")):
-                return None  # imported under TYPE_CHECKING only, and nothing to validate
-            raise
+    try:
+        annotation = _resolve(annotation, function, name)
+    except HandlerError:
+        if isinstance(annotation, str) and _ANY_EVENT.fullmatch(annotation.strip("'\"")):
+            return None  # imported under TYPE_CHECKING only, and nothing to validate
+        raise
     members = [_unwrap(member) for member in _members(_unwrap(annotation))]
     if any(member in (inspect.Parameter.empty, Any, object, Event) for member in members):
         return None
@@ -191,22 +193,37 @@ def _model_of(annotation: Any, function: Any, name: str) -> Any:
     return functools.reduce(lambda left, right: typing.Union[left, right], models)  # noqa: UP007 - known only now
 
 
-def _resolve(annotation: str, function: Any, name: str) -> Any:
-    """What a string annotation means where the function was written."""
-    if isinstance(function, type):
-        function = vars(function).get("__init__", function)
-    source = inspect.unwrap(function)
-    names = dict(getattr(source, "__globals__", {}))
-    names.update(_closure_of(source))
+def _resolve(annotation: Any, function: Any, name: str) -> Any:
+    """What an annotation means where the function was written: it may be text, or have some in it.
+
+    Text is ``"Event[Paid]"`` as well as ``Event["Paid"]``.
+    """
+    resolved = annotation
     try:
-        resolved = eval(annotation, names)  # noqa: S307 - the application's own source
-        return eval(resolved, names) if isinstance(resolved, str) else resolved  # noqa: S307
+        for _ in range(2):  # text in a module with `from __future__ import annotations`
+            if isinstance(resolved, str):
+                resolved = eval(resolved, _names_of(function))  # noqa: S307 - the application's own source
+        if typing.get_args(resolved):
+            holder = types.SimpleNamespace(__annotations__={"event": resolved})
+            hints = typing.get_type_hints(holder, _names_of(function), {}, include_extras=True)
+            return hints["event"]
     except Exception as error:
         raise HandlerError(
             f"handler {name} is annotated with {annotation!r}, which cannot be resolved ({error}): "
             "import the payload type at run time and define it at module level, "
             "or annotate the parameter with a bare Event"
         ) from None
+    return resolved
+
+
+def _names_of(function: Any) -> dict[str, Any]:
+    """What names mean where the function was written."""
+    if isinstance(function, type):
+        function = vars(function).get("__init__", function)
+    source = inspect.unwrap(function)
+    names = dict(getattr(source, "__globals__", {}))
+    names.update(_closure_of(source))
+    return names
 
 
 def _closure_of(function: Any) -> dict[str, Any]:

@@ -350,7 +350,8 @@ class Publishing(Engine):
     def _owner_of(self, letter: DeadLetter) -> Subscription | None:
         """Its subscription; or, if that was subscribed anew, the one of its name."""
         for subscription in self._index.subscriptions():
-            if subscription.number == letter._number:
+            mine = (self._serial, subscription.number, subscription.name)
+            if mine == (letter._bus, letter._number, letter.subscription):
                 return subscription
         for subscription in self._index.subscriptions():
             if subscription.name == letter.subscription and subscription._options.name is not None:

@@ -82,6 +82,11 @@ class KeyedQueue:
         else:
             self._forget(lane)
 
+    def release_all(self) -> None:
+        """Nobody has anything of any lane in hands any more."""
+        for lane in [lane for lane in self._lanes.values() if lane.busy]:
+            self.release(lane)
+
     def popleft(self) -> Receipt:
         """Remove the oldest event that no handler has, for ``drop_oldest`` and for the end."""
         receipt, lane = self._order.popitem(last=False)

@@ -31,6 +31,8 @@ class DeadLetter:
     """When it failed: UNIX time in seconds."""
     _number: int = field(default=-1, repr=False)
     """Which subscription it was, whatever is called by its name now."""
+    _bus: int = field(default=-1, repr=False)
+    """And on which bus: each counts its own."""
 
     @property
     def time(self) -> datetime:

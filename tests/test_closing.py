@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from random import Random
@@ -10,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from eventbus import BusClosed, CloseReport, Event, EventBus, Hook, OptionError, Outcome, Retry
+from eventbus import (
+    BusClosed,
+    CloseReport,
+    Event,
+    EventBus,
+    Hook,
+    LogLine,
+    OptionError,
+    Outcome,
+    Retry,
+)
 from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, turns, within
 
@@ -279,3 +290,70 @@ async def test_a_close_at_any_moment_accounts_for_all(batch: int) -> None:
         assert sum(report.unstarted.values()) <= report.cancelled, f"seed {seed}: {report}"
     assert any(report.abandoned for _, report in reports)
     assert any(report.unread for _, report in reports)
+
+
+class EndsOnce(Hook):
+    """A hook that ends the program the first time that it hears of something."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def delivery_ended(self, event: Event[Any], outcome: Outcome) -> None:
+        self.hear(outcome.status)
+
+    def log(self, line: LogLine) -> None:
+        self.hear(line.name)
+
+    def hear(self, what: str) -> None:
+        if self.what == what:
+            self.what = ""
+            raise SystemExit(3)
+
+
+@pytest.mark.parametrize("what", ["cancelled", "bus.closed"])
+def test_a_close_is_finished_whatever_a_hook_does(what: str) -> None:
+    """It ends the program once, in the middle of the close, which the application finishes."""
+    clock, heard = FakeClock(), EndsOnce(what)
+    bus, patience = EventBus(hooks=[heard], clock=clock), [True]
+
+    async def stubborn(event: Event[Any]) -> None:
+        while patience:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    bus.subscribe(stubborn, "a")
+    bus.subscribe(stubborn, "a")
+
+    async def close() -> CloseReport:
+        await bus.__aenter__()
+        for _ in range(2):
+            await bus.publish("a")
+        await turns(3)
+        return await bus.aclose(grace=2)
+
+    async def pass_time(seconds: float) -> None:
+        await wait_all_tasks_blocked()
+        clock.advance(seconds)
+        await wait_all_tasks_blocked()
+
+    loop = asyncio.new_event_loop()
+    try:
+        closing = loop.create_task(close())
+        ended = False
+        for _ in range(4):
+            try:
+                loop.run_until_complete(pass_time(2))
+            except SystemExit:
+                ended = True
+        assert ended
+        loop.run_until_complete(asyncio.wait([closing], timeout=5))
+        report = closing.result()
+        assert (report.accepted, report.cancelled) == (4, 4)
+        assert sum(report.unstarted.values()) == 2
+        assert len(report.abandoned) == 2
+    finally:
+        patience.clear()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.run_until_complete(turns(5))
+        loop.close()

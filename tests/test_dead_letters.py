@@ -432,3 +432,15 @@ async def test_a_letter_that_fails_at_once_leaves_before_it_comes_back() -> None
     await bus.redeliver(two)
     assert [letter.event.data for letter in bus.dead_letters] == ["one", "two"]
     assert bus.dead_letters.lost == 0
+
+
+async def test_a_letter_of_another_bus_is_not_delivered() -> None:
+    """Each bus counts its own subscriptions; none of them is taken for another's."""
+    billing, mail = EventBus(), EventBus()
+    billing.subscribe(Mended().handle, "a")
+    sent: list[Event[Any]] = []
+    mail.subscribe(sent.append, "a")
+    (letter,) = await fail(billing, "in_1")
+    with pytest.raises(NotSubscribed):
+        await mail.redeliver(letter)
+    assert (sent, list(billing.dead_letters)) == ([], [letter])

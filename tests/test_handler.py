@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import threading
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,7 @@ from eventbus import (
     _handler,
 )
 from eventbus._handler import describe_callable, inspect_handler, locate_callable
-from tests.helpers import within
+from tests.helpers import LogLines, within
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -578,3 +579,62 @@ def test_an_annotation_that_each_function_means_differently_is_looked_up() -> No
     payload = inspect_handler(make(Event[int])).payload
     assert payload is not None
     assert payload.model is int
+
+
+def takes_text_inside(event: Event["Paid"]) -> int:  # noqa: UP037 - the case at hand
+    return event.data.amount
+
+
+async def test_text_inside_an_annotation_is_resolved() -> None:
+    """``Event["Paid"]`` is ``Event[Paid]``, where annotations are evaluated too."""
+    handler = types.FunctionType(takes_text_inside.__code__, globals(), takes_text_inside.__name__)
+    handler.__annotations__ = {"event": Event["Paid"], "return": int}
+    bus = EventBus()
+    bus.subscribe(handler, "a")
+    (outcome,) = await within(bus.publish_and_wait("a", {"amount": 3}, check=True))
+    assert outcome.result == 3
+
+
+@pytest.mark.parametrize("annotation", [Event["Nowhere"], Event[list["Nowhere"]]])  # type: ignore[name-defined]  # noqa: F821 - the case at hand
+async def test_text_inside_that_means_nothing_is_refused(annotation: Any) -> None:
+    """At subscribe, with the cure, and not on every event."""
+
+    def handler(event: Any) -> None: ...
+
+    handler.__annotations__ = {"event": annotation}
+    bus = EventBus()
+    with pytest.raises(HandlerError, match=r"cannot be resolved .*'Nowhere'.*bare Event"):
+        bus.subscribe(handler, "a")
+    assert_nothing_registered(bus)
+
+
+def test_a_static_method_is_what_it_wraps() -> None:
+    """``@bus.on`` may stand above ``@staticmethod``: what is refused of functions is refused."""
+    bus = EventBus()
+
+    def generator(event: Event[Any]) -> Generator[None]:
+        yield
+
+    async def coroutine(event: Event[Any]) -> None: ...
+
+    with pytest.raises(HandlerError, match="generator"):
+        bus.subscribe(staticmethod(generator), "a")
+    with pytest.raises(OptionError, match="thread"):
+        bus.subscribe(staticmethod(coroutine), "a", thread=True)
+    assert bus.subscribe(staticmethod(coroutine), "a").location.startswith(__file__)
+
+
+async def test_a_handler_that_wraps_itself_is_located() -> None:
+    """Its failure has its line in the log, as any other."""
+
+    def handler(event: Event[Any]) -> None:
+        raise ValueError
+
+    handler.__wrapped__ = handler  # type: ignore[attr-defined]  # the case at hand
+    lines = LogLines()
+    bus = EventBus(hooks=[lines])
+    subscription = bus.subscribe(handler, "a")
+    await within(bus.publish_and_wait("a"))
+    (line,) = lines.named("delivery.failed")
+    assert __file__ in line.fields["handler"]
+    assert subscription.location.startswith(__file__)

@@ -298,4 +298,5 @@ class _Watching:
 def add_note(error: BaseException, complaint: str) -> None:
     """Tell of failed handlers in an error that is already on its way: they may be its cause."""
     if complaint:
-        error.add_note(f"Meanwhile on the bus:\n{complaint}")
+        with contextlib.suppress(Exception):  # a frozen error takes no note
+            error.add_note(f"Meanwhile on the bus:\n{complaint}")

@@ -7,6 +7,7 @@ import logging
 import re
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -405,3 +406,73 @@ async def test_a_hook_that_ends_the_program_hides_no_other_failure() -> None:
     assert [letter.subscription for letter in bus.dead_letters] == ["first", "second"]
     (line,) = lines.named("delivery.failed")
     assert line.fields["subscription"] == "second"
+
+
+@dataclass(frozen=True)
+class Declined(Exception):
+    """An error that refuses every write that Python can see, to ``__traceback__`` and notes too."""
+
+    card: str
+
+
+def decline(event: Event[Any]) -> None:
+    raise Declined("4242")
+
+
+async def decline_after_waiting(event: Event[Any]) -> None:
+    await asyncio.sleep(0)
+    raise Declined("4242")
+
+
+class Broken(Retry):
+    """A policy of the application's own that fails itself."""
+
+    def delay(self, attempt: int, error: BaseException, *, random: Callable[[], float]) -> float:
+        raise LookupError("no such policy")
+
+
+@pytest.mark.parametrize(
+    ("handler", "options"),
+    [
+        (decline, {}),
+        (decline_after_waiting, {}),
+        (decline, {"thread": True}),
+        (decline, {"retry": Broken()}),
+        (print, {"where": decline}),
+        (print, {"key": decline, "concurrency": 2}),
+    ],
+    ids=["def", "waits", "thread", "retry", "where", "key"],
+)
+async def test_an_error_that_is_frozen_is_an_error_like_any_other(
+    handler: Callable[..., Any], options: dict[str, Any]
+) -> None:
+    """Its delivery ends, and the next one begins."""
+    bus, lines = make_bus()
+    bus.subscribe(handler, "a", **options)
+    await assert_one_failure(bus, lines, Declined)
+    (outcome,) = await within(bus.publish_and_wait("a"))
+    assert outcome.status == "failed"
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_a_policy_that_ends_the_program_ends_the_delivery_first(error: type[BaseException]) -> None:
+    """It fails with what its handler has raised; only what ends programs goes on."""
+    bus, lines = make_bus()
+
+    class Ends(Retry):
+        def delay(self, attempt: int, _: BaseException, *, random: Callable[[], float]) -> float:
+            raise error
+
+    async def publish() -> None:
+        await bus.publish_and_wait("a")
+
+    bus.subscribe(raises, "a", retry=Ends())
+    if error is asyncio.CancelledError:
+        asyncio.run(publish())
+    else:
+        with pytest.raises(error):
+            asyncio.run(publish())
+    assert bus.statistics().failed == 1
+    (letter,) = bus.dead_letters
+    assert isinstance(letter.error, Boom)
+    assert len(lines.named("delivery.failed")) == 1

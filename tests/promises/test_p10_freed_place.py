@@ -633,3 +633,24 @@ async def test_a_thread_that_cannot_be_started_is_a_failure(
     monkeypatch.undo()
     await within(second.outcomes())
     assert bus.statistics().pending == 0
+
+
+async def test_a_thread_that_outlasts_the_close_is_named() -> None:
+    """Its delivery ends *cancelled* with the grace period; the log says that it is still there."""
+    lines, clock, over = LogLines(), FakeClock(), threading.Event()
+    bus = EventBus(hooks=[lines], clock=clock)
+    bus.subscribe(lambda event: over.wait(10), "a", thread=True, name="stubborn")
+    await bus.__aenter__()
+    await bus.publish("a")
+    await turns(5)
+    closing = asyncio.create_task(bus.aclose(grace=1))
+    await turns(5)
+    clock.advance(1)
+    report = await within(closing)
+    assert report.interrupted == {"stubborn": 1}
+    assert lines.named("handler.stubborn") == []
+    clock.advance(1)
+    (line,) = lines.named("handler.stubborn")
+    assert line.fields["subscription"] == "stubborn"
+    over.set()
+    await until(lambda: not thread_tasks())

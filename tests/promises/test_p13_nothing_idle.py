@@ -414,3 +414,33 @@ def test_the_outcomes_of_what_was_lost_leave_the_bus_no_loop() -> None:
     (outcome,) = asyncio.run(receipt.outcomes())
     assert outcome.status == "cancelled"
     assert bus._loop is None
+
+
+def test_a_thread_that_outlives_its_loop_keeps_no_key() -> None:
+    """What has its key runs on the next loop, as what has another one does."""
+    bus, over, seen = EventBus(), threading.Event(), list[Any]()
+
+    def handle(event: Event[Any]) -> None:
+        if event.data == "hangs":
+            over.wait(10)
+        seen.append(event.data)
+
+    bus.subscribe(
+        handle, "a", thread=True, concurrency=2, key=lambda event: "one for all", timeout=0.01
+    )
+
+    async def begin() -> None:
+        (outcome,) = await within(bus.publish_and_wait("a", "hangs"))
+        assert outcome.status == "failed"
+
+    async def go_on() -> None:
+        await within(bus.publish_and_wait("a", "next"))
+        assert seen == ["next"]
+
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(begin())
+        asyncio.run(go_on())
+    finally:
+        over.set()
+        loop.close()
