@@ -569,7 +569,10 @@ def test_a_time_out_may_be_a_number_in_toml(run: Run, pytester: pytest.Pytester)
     source = "async def test_nothing(bus): await bus.publish('a')\n"
     run(source).assert_outcomes(passed=1)
     (pytester.path / "tox.ini").unlink()
-    pytester.makepyprojecttoml("[tool.pytest]\nasyncio_mode = 'auto'\neventbus_timeout = 10\n")
+    scope = "asyncio_default_fixture_loop_scope = 'function'"
+    pytester.makepyprojecttoml(
+        f"[tool.pytest]\nasyncio_mode = 'auto'\neventbus_timeout = 10\n{scope}\n"
+    )
     pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
 
 
