@@ -357,3 +357,29 @@ def test_a_close_is_finished_whatever_a_hook_does(what: str) -> None:
             task.cancel()
         loop.run_until_complete(turns(5))
         loop.close()
+
+
+async def test_what_a_hook_ends_while_the_grace_ends_is_not_interrupted() -> None:
+    """Told that one delivery was cut off, it unsubscribes another, which waited for its retry."""
+    over, clock = threading.Event(), FakeClock()
+
+    class Leaves(Hook):
+        def delivery_ended(self, event: Event[Any], outcome: Outcome) -> None:
+            retried.unsubscribe()
+
+    def fails(_: Event[Any]) -> None:
+        raise ValueError
+
+    bus = EventBus(hooks=[Leaves()], clock=clock)
+    bus.subscribe(lambda event: over.wait(10), "a", thread=True, name="in a thread")
+    retried = bus.subscribe(fails, "a", retry=Retry(initial=60))
+    await bus.__aenter__()
+    await bus.publish("a")
+    await turns(5)
+    closing = asyncio.create_task(bus.aclose(grace=1))
+    await turns(5)
+    clock.advance(1)
+    report = await within(closing)
+    over.set()
+    assert report.interrupted == {"in a thread": 1}
+    assert (report.cancelled, report.failed) == (1, 1)

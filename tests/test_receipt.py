@@ -395,3 +395,21 @@ async def test_a_publisher_that_is_cancelled_in_its_one_turn_leaves_nothing_behi
         await task
     await bus.settle()
     assert (handled, bus._returning) == ([1], 0)
+
+
+async def test_who_asked_first_may_give_up_at_once(bus: EventBus) -> None:
+    """Another one, who asked in the same turn, is told all the same."""
+    over = asyncio.Event()
+
+    async def handle(event: Event[Any]) -> None:
+        await over.wait()
+
+    bus.subscribe(handle, "a")
+    receipt = await bus.publish("a")
+    first, second = (asyncio.create_task(receipt.outcomes()) for _ in range(2))
+    await turns(1)
+    first.cancel()
+    await turns(3)
+    over.set()
+    assert len(await within(second)) == 1
+    assert first.cancelled()

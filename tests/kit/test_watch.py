@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from typing import Any
 
 import pytest
@@ -467,3 +468,29 @@ async def test_a_bus_that_stays_entered_is_left_alone() -> None:
             await bus.publish("a")
         with pytest.raises(WrongLoop, match="entered"):
             await bus.__aenter__()
+
+
+async def test_a_thread_that_still_runs_is_told_by_its_handler() -> None:
+    """Its delivery has timed out; the file and line are those of the handler."""
+    clock, over = FakeClock(), threading.Event()
+    bus = EventBus(clock=clock)
+
+    def slow(_: Event[Any]) -> None:
+        over.wait(10)
+
+    bus.subscribe(slow, "a", thread=True, timeout=1)
+
+    async def time_out() -> None:
+        publishing = asyncio.create_task(bus.publish_and_wait("a", 7))
+        await wait_all_tasks_blocked()
+        clock.advance(1)
+        await publishing
+
+    try:
+        text = await complaint_of(time_out, bus)
+    finally:
+        over.set()
+    first, second = text.splitlines()
+    assert first == "[eventbus] 1 task was started and still runs:"
+    assert f"({__file__}:" in second
+    assert second.endswith(" is still at work in its thread, at a  7")
