@@ -370,9 +370,13 @@ async def test_what_a_hook_ends_while_the_grace_ends_is_not_interrupted() -> Non
     def fails(_: Event[Any]) -> None:
         raise ValueError
 
+    async def waits(_: Event[Any]) -> None:
+        await asyncio.Event().wait()
+
     bus = EventBus(hooks=[Leaves()], clock=clock)
     bus.subscribe(lambda event: over.wait(10), "a", thread=True, name="in a thread")
     retried = bus.subscribe(fails, "a", retry=Retry(initial=60))
+    bus.subscribe(waits, "a", name="waits")
     await bus.__aenter__()
     await bus.publish("a")
     await turns(5)
@@ -381,5 +385,5 @@ async def test_what_a_hook_ends_while_the_grace_ends_is_not_interrupted() -> Non
     clock.advance(1)
     report = await within(closing)
     over.set()
-    assert report.interrupted == {"in a thread": 1}
-    assert (report.cancelled, report.failed) == (1, 1)
+    assert report.interrupted == {"in a thread": 1, "waits": 1}
+    assert (report.cancelled, report.failed) == (2, 1)
