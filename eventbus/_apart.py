@@ -171,11 +171,11 @@ async def _run(task: HandlerTask) -> None:
     # As in `_begin`: what is told of the end belongs neither in the handler nor in its context.
     if failed:
         bus._pump_context.run(_ends.failed_in_its_task, delivery)
-    elif bus._closing is not None:
-        bus._pump_context.run(_ends.end, delivery, "handled")
-    else:  # of this end nobody is told
-        _ends.end(delivery, "handled")
-    if not failed:
+    else:
+        if bus._closing is None:
+            _ends.end(delivery, "handled")  # of which nobody is told
+        else:
+            bus._pump_context.run(_ends.end, delivery, "handled")
         delivery.working().task = None  # its context knows the delivery: that would be a cycle
     if at_once and not owner._active:
         owner._active = None  # it has hardly waited: let pumps step the next

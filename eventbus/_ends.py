@@ -205,8 +205,8 @@ def leave_the_loop(error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         with contextlib.suppress(RuntimeError):  # in a child that the handler has forked
             task = asyncio.current_task()
-            assert task is not None
-            task.add_done_callback(asyncio.Task.exception)  # asyncio need not log it once more
+            if task is not None:
+                task.add_done_callback(asyncio.Task.exception)  # asyncio need not log it once more
         raise error
 
 
@@ -244,7 +244,10 @@ def _end_as_failed(delivery: Delivery, error: BaseException | None) -> None:
 
 
 def _pause_before_next(delivery: Delivery, error: BaseException) -> float | None:
-    """Seconds until the next attempt; None if there is none."""
+    """Seconds until the next attempt; None if there is none.
+
+    If the policy raises what ends programs, the delivery ends here, and that goes on.
+    """
     owner = delivery.owner
     retry = owner._options.retry
     work = delivery.work
@@ -259,7 +262,7 @@ def _pause_before_next(delivery: Delivery, error: BaseException) -> float | None
             error.add_note(f"its Retry raised {broken!r}, so there was no other attempt")
         if isinstance(broken, KeyboardInterrupt | SystemExit):
             _end_as_failed(delivery, error)
-            raise
+            leave_the_loop(broken)
         return None
     return pause
 

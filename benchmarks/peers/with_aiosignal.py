@@ -20,13 +20,13 @@ class Aiosignal(Sending):
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
-        self.library = load("aiosignal")
+        self.imported = load("aiosignal")
         self.signals: dict[str, Any] = {}
 
     def subscribe(self, topic: str, handler: Handler) -> Handler:
         signal = self.signals.get(topic)
         if signal is None:
-            signal = self.signals[topic] = self.library.Signal(self)
+            signal = self.signals[topic] = self.imported.Signal(self)
         signal.append(handler)
         return handler
 

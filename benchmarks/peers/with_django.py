@@ -21,7 +21,7 @@ class Django(Sending):
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
-        self.library = load("django.dispatch")
+        self.imported = load("django.dispatch")
         self.signals: dict[str, Any] = {}
 
     def make_handler(self) -> Handler:
@@ -31,7 +31,7 @@ class Django(Sending):
         """With a strong reference: by default, a closure would vanish."""
         signal = self.signals.get(topic)
         if signal is None:
-            signal = self.signals[topic] = self.library.Signal()
+            signal = self.signals[topic] = self.imported.Signal()
         signal.connect(handler, weak=False)
         return handler
 

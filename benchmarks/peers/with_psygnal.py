@@ -21,17 +21,17 @@ class Psygnal(Adapter):
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
-        self.library = load("psygnal")
+        self.imported = load("psygnal")
         load("psygnal._async").clear_async_backend()
-        self.library.set_async_backend("asyncio")
+        self.imported.set_async_backend("asyncio")
         self.signals: dict[str, Any] = {}
-        self.marker = self.library.SignalInstance((object,))
+        self.marker = self.imported.SignalInstance((object,))
         self.marker.connect(_set_result)
 
     def _signal(self, topic: str) -> Any:
         signal = self.signals.get(topic)
         if signal is None:
-            signal = self.signals[topic] = self.library.SignalInstance((object,))
+            signal = self.signals[topic] = self.imported.SignalInstance((object,))
         return signal
 
     def subscribe(self, topic: str, handler: Handler) -> Handler:

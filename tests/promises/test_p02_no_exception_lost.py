@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import re
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -455,8 +457,10 @@ async def test_an_error_that_is_frozen_is_an_error_like_any_other(
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
-def test_a_policy_that_ends_the_program_ends_the_delivery_first(error: type[BaseException]) -> None:
-    """It fails with what its handler has raised; only what ends programs goes on."""
+def test_a_policy_that_ends_the_program_ends_the_delivery_first(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It fails with what its handler has raised; only what ends programs goes on, once."""
     bus, lines = make_bus()
 
     class Ends(Retry):
@@ -464,7 +468,7 @@ def test_a_policy_that_ends_the_program_ends_the_delivery_first(error: type[Base
             raise error
 
     async def publish() -> None:
-        await bus.publish_and_wait("a")
+        await within(bus.publish_and_wait("a"))
 
     bus.subscribe(raises, "a", retry=Ends())
     if error is asyncio.CancelledError:
@@ -476,3 +480,26 @@ def test_a_policy_that_ends_the_program_ends_the_delivery_first(error: type[Base
     (letter,) = bus.dead_letters
     assert isinstance(letter.error, Boom)
     assert len(lines.named("delivery.failed")) == 1
+    gc.collect()  # a task whose exception nobody has taken would be told by asyncio now
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+def test_a_policy_that_ends_the_program_at_a_time_out_ends_the_delivery_first() -> None:
+    """There no task runs, but a timer of the loop."""
+    bus, lines = make_bus()
+    over = threading.Event()
+
+    class Ends(Retry):
+        def delay(self, attempt: int, _: BaseException, *, random: Callable[[], float]) -> float:
+            over.set()
+            raise SystemExit(3)
+
+    async def publish() -> None:
+        await within(bus.publish_and_wait("a"))
+
+    bus.subscribe(lambda event: over.wait(5), "a", thread=True, timeout=0.01, retry=Ends())
+    with pytest.raises(SystemExit):
+        asyncio.run(publish())
+    assert bus.statistics().failed == 1
+    (line,) = lines.named("delivery.failed")
+    assert isinstance(line.error, HandlerTimeout)
