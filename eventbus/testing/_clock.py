@@ -67,8 +67,9 @@ class _FakeTimer:
             self.loop.call_soon_threadsafe(self._call_for, called, context=self._context)
         if _running_loop() is not None:
             return  # two loops must not wait for each other
-        while not called.done() and self.loop.is_running():
-            concurrent.futures.wait([called], timeout=LOOK_SECONDS)
+        while concurrent.futures.wait([called], timeout=LOOK_SECONDS).not_done:
+            if not self.loop.is_running():
+                break
         if called.done():
             called.result()
 

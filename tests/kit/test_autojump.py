@@ -8,7 +8,9 @@ import asyncio
 import random
 import threading
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import anyio
@@ -424,6 +426,35 @@ def test_a_loop_that_is_closed_meanwhile() -> None:
     before = list(seen)
     clock.advance(1)
     assert seen == before
+
+
+def test_a_call_that_takes_long_elsewhere_is_waited_for() -> None:
+    """``advance`` looks again and again, and returns once the call is made."""
+    clock, seen = FakeClock(), list[str]()
+    timer = clock.call_later(1, lambda: seen.append("made"))
+
+    class Slow:
+        """Makes the call when it was asked for the third time whether it still runs."""
+
+        asked = 0
+        call: Callable[[], object] | None = None
+
+        def is_running(self) -> bool:
+            if self.call is not None:
+                self.asked += 1
+                if self.asked == 3:
+                    self.call()
+            return True
+
+        def is_closed(self) -> bool:
+            return False
+
+        def call_soon_threadsafe(self, call: Callable[..., object], *args: Any, **_: Any) -> None:
+            self.call = partial(call, *args)
+
+    timer.loop = Slow()  # type: ignore[assignment]  # what it does is what counts
+    clock.advance(1)
+    assert seen == ["made"]
 
 
 # ---- fake_time
