@@ -49,7 +49,8 @@ from eventbus.errors import (
 )
 from eventbus.event import Event, EventFields, RunningDelivery
 from eventbus.instrumentation import Hook, LogHook, LogLine
-from eventbus.receipt import Outcome, Receipt
+from eventbus.outcome import Outcome
+from eventbus.receipt import Receipt
 from eventbus.retry import Retry
 from eventbus.stream import EventStream
 from eventbus.subscription import (

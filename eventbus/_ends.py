@@ -21,7 +21,8 @@ from eventbus._invariants import DEBUG
 from eventbus._queues import KeyedQueue
 from eventbus.dead_letters import DeadLetter
 from eventbus.errors import HandlerTimeout
-from eventbus.receipt import finish, outcomes_of
+from eventbus.outcome import outcomes_of
+from eventbus.receipt import finish
 from eventbus.subscription import GONE, check_seconds
 
 if TYPE_CHECKING:

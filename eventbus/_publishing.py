@@ -18,13 +18,14 @@ from eventbus import _admission, _binding, _cascade, _deadlock, _registration
 from eventbus._engine import Engine
 from eventbus.errors import BusClosed, NotSubscribed, UnknownTopic, WouldBlock
 from eventbus.event import EventFields, get_current, given_slots
-from eventbus.receipt import Outcome, Receipt, new_publication, new_receipt
+from eventbus.receipt import Receipt, new_publication, new_receipt
 from eventbus.subscription import READY, Subscription
 from eventbus.topics import Topic, check_topic
 
 if TYPE_CHECKING:
     from eventbus._index import Route
     from eventbus.dead_letters import DeadLetter
+    from eventbus.outcome import Outcome
 
 T = TypeVar("T")
 

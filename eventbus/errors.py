@@ -34,7 +34,7 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eventbus.receipt import Outcome
+    from eventbus.outcome import Outcome
 
 __all__ = [
     "BusClosed",

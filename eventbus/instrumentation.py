@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from eventbus.event import Event, RunningDelivery
-    from eventbus.receipt import Outcome
+    from eventbus.outcome import Outcome
 
 __all__ = ["Hook", "LogHook", "LogLine"]
 

@@ -1,4 +1,4 @@
-"""The receipt of a publication, and the outcomes of its deliveries.
+"""The receipt of a publication: waiting for its deliveries.
 
 A receipt *is* the publication: the one object that every queue of a fan-out holds, so that
 publishing to a hundred subscriptions makes no hundred objects. It knows its event, the context
@@ -9,62 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from contextvars import Context, copy_context
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from eventbus import _cascade, _deadlock
-from eventbus._delivery import Delivery, Status, Wait
+from eventbus._delivery import Delivery, Wait
 from eventbus._identity import next_serial
-from eventbus.errors import DeliveryCancelled, EventBusError, HandlerErrors
 from eventbus.event import NOTHING, Event, EventDraft, get_current
+from eventbus.outcome import Outcome, check_outcomes, outcomes_of
 
 if TYPE_CHECKING:
     from eventbus._cascade import Cascade
     from eventbus._engine import Engine
     from eventbus.subscription import Subscription
 
-__all__ = ["Outcome", "Receipt"]
-
-
-class _Draft:
-    """An outcome while it is made: its slots, without the refusal to be written to.
-
-    As with events, writing past that refusal costs more than everything else about an outcome.
-    Changing the class is the last step.
-    """
-
-    __slots__ = ("attempts", "error", "queued", "ran", "result", "status", "subscription")
-
-    subscription: str
-    status: Status
-    result: Any
-    error: BaseException | None
-    attempts: int
-    queued: float
-    ran: float
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome(_Draft):
-    """How one delivery ended."""
-
-    subscription: str
-    """The name of the subscription."""
-    status: Status
-    """``"handled"``, ``"failed"``, ``"dropped"`` or ``"cancelled"``."""
-    result: Any
-    """What the handler returned, if it was handled."""
-    error: BaseException | None
-    """What the last attempt raised, if it failed."""
-    attempts: int
-    """How often the handler was run; 0 if it never was."""
-    queued: float
-    """Seconds from acceptance to the start of the first attempt (or to the end, without one)."""
-    ran: float
-    """Seconds from the start of the first attempt to the end, pauses between attempts included."""
+__all__ = ["Receipt"]
 
 
 _number = attrgetter("owner.number")
@@ -281,47 +242,3 @@ def wake(future: asyncio.Future[None]) -> None:
     """Let whoever awaits the future go on, unless it gave up, or its loop is closed."""
     if not future.done() and not future.get_loop().is_closed():
         future.set_result(None)
-
-
-def outcomes_of(deliveries: Iterable[Delivery], accepted_at: float) -> tuple[Outcome, ...]:
-    """The public values of ended deliveries."""
-    outcomes: list[Any] = []
-    for delivery in deliveries:
-        owner, work = delivery.owner, delivery.work
-        status, started = delivery.status, delivery.started
-        draft = _Draft()
-        draft.subscription = owner._name or owner.name
-        draft.status = status  # type: ignore[assignment]  # it has ended
-        # A handler that was given up may still return or raise: that changes no outcome.
-        draft.result = delivery.result if status == "handled" else None
-        draft.error = work.error if work is not None and status == "failed" else None
-        draft.attempts = 1 if work is None else work.attempt
-        draft.queued = started - accepted_at
-        draft.ran = delivery.ended - started
-        draft.__class__ = Outcome  # it has the same slots
-        outcomes.append(draft)
-    return tuple(outcomes)
-
-
-def check_outcomes(event: Event[Any], outcomes: tuple[Outcome, ...]) -> None:
-    """Raise ``HandlerErrors`` if a delivery failed or was cancelled."""
-    errors = [_error_of(event, outcome) for outcome in outcomes if outcome.status in _BAD]
-    if errors:
-        group = HandlerErrors(
-            f"{len(errors)} of {len(outcomes)} deliveries of {event!r} did not go well", errors
-        )
-        group.outcomes = outcomes
-        raise group
-
-
-_BAD = ("failed", "cancelled")
-
-
-def _error_of(event: Event[Any], outcome: Outcome) -> Exception:
-    if isinstance(outcome.error, Exception):
-        return outcome.error
-    if outcome.error is None:
-        return DeliveryCancelled(f"{outcome.subscription}: the delivery of {event!r} was cancelled")
-    error = EventBusError(f"{outcome.subscription} raised {outcome.error!r}")
-    error.__cause__ = outcome.error
-    return error

@@ -31,7 +31,7 @@ LAYERS = (
     # what is known of topics, handlers and one delivery
     "_delivery _generations _handler _index _trie catalog dead_letters instrumentation payment_kit",
     # a subscription, a publication, what a bus keeps, and what can be said of them by looking
-    "_cascade _deadlock _fields _introspection _invariants receipt subscription",
+    "_cascade _deadlock _fields _introspection _invariants outcome receipt subscription",
     # the steps of a delivery: each does one thing to an engine
     "_admission _apart _binding _closing _drivers _ends _pump _registration _round _threads",
     # what wires them

@@ -9,7 +9,7 @@ from eventbus.instrumentation import Hook, LogLine
 
 if TYPE_CHECKING:
     from eventbus.event import Event, RunningDelivery
-    from eventbus.receipt import Outcome
+    from eventbus.outcome import Outcome
 
 
 class Outside:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.dead_letters import DeadLetter
     from eventbus.event import Event, RunningDelivery
-    from eventbus.receipt import Outcome
+    from eventbus.outcome import Outcome
     from eventbus.testing import SignedRequest
 
 __all__ = ["Stage"]

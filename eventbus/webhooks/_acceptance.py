@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from eventbus.bus import EventBus
     from eventbus.clock import Clock
     from eventbus.event import Event
-    from eventbus.receipt import Outcome
+    from eventbus.outcome import Outcome
     from eventbus.topics import Topic
     from eventbus.webhooks._ledger import Ledger
     from eventbus.webhooks._verification import Draft

@@ -1,0 +1,189 @@
+"""How deliveries ended: the values that receipts give to whoever waits, and that hooks get.
+
+Waiting for a hundred deliveries makes a hundred of them, so an outcome is filled with what the
+delivery already has, and reckons its seconds when they are read. That is why it is no dataclass:
+a frozen one has its fields written past its own refusal, or changes its class, and either costs as
+much as all the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from eventbus.errors import DeliveryCancelled, EventBusError, HandlerErrors
+
+if TYPE_CHECKING:
+    from eventbus._delivery import Delivery, Status
+    from eventbus.event import Event
+
+__all__ = ["Outcome"]
+
+
+class Outcome:
+    """How one delivery ended. It cannot be changed; two are equal if all their fields are.
+
+    >>> outcome = Outcome("audit", "handled", "filed", None, attempts=1, queued=0.5, ran=2)
+    >>> outcome.status, outcome.result, outcome.ran
+    ('handled', 'filed', 2.0)
+    """
+
+    __slots__ = (
+        "_accepted_at",
+        "_attempts",
+        "_ended_at",
+        "_error",
+        "_result",
+        "_started_at",
+        "_status",
+        "_subscription",
+    )
+    __match_args__ = (
+        "subscription",
+        "status",
+        "result",
+        "error",
+        "attempts",
+        "queued",
+        "ran",
+    )
+
+    # Written in here and in `outcomes_of`, and by nobody else.
+    _subscription: str
+    _status: Status
+    _result: Any
+    _error: BaseException | None
+    _attempts: int
+    _accepted_at: float
+    _started_at: float
+    _ended_at: float
+
+    def __init__(  # noqa: PLR0917 - the values, in their order
+        self,
+        subscription: str,
+        status: Status,
+        result: Any,
+        error: BaseException | None,
+        attempts: int,
+        queued: float,
+        ran: float,
+    ) -> None:
+        self._subscription = subscription
+        self._status = status
+        self._result = result
+        self._error = error
+        self._attempts = attempts
+        # As if it had started when the clock began: so both come out again as they went in.
+        self._accepted_at = -queued
+        self._started_at = 0.0
+        self._ended_at = ran
+
+    @property
+    def subscription(self) -> str:
+        """The name of the subscription."""
+        return self._subscription
+
+    @property
+    def status(self) -> Status:
+        """``"handled"``, ``"failed"``, ``"dropped"`` or ``"cancelled"``."""
+        return self._status
+
+    @property
+    def result(self) -> Any:
+        """What the handler returned, if it was handled."""
+        return self._result
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the last attempt raised, if it failed."""
+        return self._error
+
+    @property
+    def attempts(self) -> int:
+        """How often the handler was run; 0 if it never was."""
+        return self._attempts
+
+    @property
+    def queued(self) -> float:
+        """Seconds from acceptance to the start of the first attempt, or to the end without one."""
+        return self._started_at - self._accepted_at
+
+    @property
+    def ran(self) -> float:
+        """Seconds from the start of the first attempt to the end, pauses between them included."""
+        return self._ended_at - self._started_at
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Outcome):
+            return NotImplemented
+        return _values(self) == _values(other)
+
+    def __hash__(self) -> int:
+        return hash(_values(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Outcome, _values(self)
+
+    def __repr__(self) -> str:
+        fields = zip(self.__match_args__, _values(self), strict=True)
+        return f"Outcome({', '.join([f'{name}={value!r}' for name, value in fields])})"
+
+
+_values: Callable[[Outcome], tuple[Any, ...]] = attrgetter(*Outcome.__match_args__)
+
+
+class _Blank(Outcome):
+    """An outcome that the bus fills in: the call of a constructor costs as much as the filling."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
+
+    else:
+        __init__ = object.__init__
+
+
+def outcomes_of(deliveries: Iterable[Delivery], accepted_at: float) -> tuple[Outcome, ...]:
+    """How deliveries of one event have ended, by the time at which it was accepted."""
+    outcomes: list[Outcome] = []
+    for delivery in deliveries:
+        owner, work, status = delivery.owner, delivery.work, delivery.status
+        outcome = _Blank()
+        outcome._subscription = owner._name or owner.name
+        outcome._status = status  # type: ignore[assignment]  # it has ended
+        # A handler that was given up may still return or raise: that changes no outcome.
+        outcome._result = delivery.result if status == "handled" else None
+        outcome._error = work.error if work is not None and status == "failed" else None
+        outcome._attempts = 1 if work is None else work.attempt
+        outcome._accepted_at = accepted_at
+        outcome._started_at = delivery.started
+        outcome._ended_at = delivery.ended
+        outcomes.append(outcome)
+    return tuple(outcomes)
+
+
+def check_outcomes(event: Event[Any], outcomes: tuple[Outcome, ...]) -> None:
+    """Raise ``HandlerErrors`` if a delivery failed or was cancelled."""
+    errors = [_error_of(event, outcome) for outcome in outcomes if outcome.status in _BAD]
+    if errors:
+        group = HandlerErrors(
+            f"{len(errors)} of {len(outcomes)} deliveries of {event!r} did not go well", errors
+        )
+        group.outcomes = outcomes
+        raise group
+
+
+_BAD = ("failed", "cancelled")
+
+
+def _error_of(event: Event[Any], outcome: Outcome) -> Exception:
+    if isinstance(outcome.error, Exception):
+        return outcome.error
+    if outcome.error is None:
+        return DeliveryCancelled(f"{outcome.subscription}: the delivery of {event!r} was cancelled")
+    error = EventBusError(f"{outcome.subscription} raised {outcome.error!r}")
+    error.__cause__ = outcome.error
+    return error
