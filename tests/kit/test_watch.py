@@ -472,17 +472,18 @@ async def test_a_bus_that_stays_entered_is_left_alone() -> None:
 
 async def test_a_thread_that_still_runs_is_told_by_its_handler() -> None:
     """Its delivery has timed out; the file and line are those of the handler."""
-    clock, over = FakeClock(), threading.Event()
+    clock, begun, over = FakeClock(), threading.Event(), threading.Event()
     bus = EventBus(clock=clock)
 
     def slow(_: Event[Any]) -> None:
+        begun.set()
         over.wait(10)
 
     bus.subscribe(slow, "a", thread=True, timeout=1)
 
     async def time_out() -> None:
         publishing = asyncio.create_task(bus.publish_and_wait("a", 7))
-        await wait_all_tasks_blocked()
+        await asyncio.to_thread(begun.wait, 5)
         clock.advance(1)
         await publishing
 

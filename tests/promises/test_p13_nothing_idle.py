@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from eventbus import BusClosed, Event, EventBus, NameTaken, Receipt, Retry, WrongLoop
-from eventbus.testing import wait_all_tasks_blocked
+from eventbus.testing import FakeClock, wait_all_tasks_blocked
 from tests.helpers import LogLines, balances, turns, within
 
 Call = Callable[[EventBus], Awaitable[object]]
@@ -418,19 +418,24 @@ def test_the_outcomes_of_what_was_lost_leave_the_bus_no_loop() -> None:
 
 def test_a_thread_that_outlives_its_loop_keeps_no_key() -> None:
     """What has its key runs on the next loop, as what has another one does."""
-    bus, over, seen = EventBus(), threading.Event(), list[Any]()
+    clock, seen = FakeClock(), list[Any]()
+    bus, begun, over = EventBus(clock=clock), threading.Event(), threading.Event()
 
     def handle(event: Event[Any]) -> None:
+        begun.set()
         if event.data == "hangs":
             over.wait(10)
         seen.append(event.data)
 
     bus.subscribe(
-        handle, "a", thread=True, concurrency=2, key=lambda event: "one for all", timeout=0.01
+        handle, "a", thread=True, concurrency=2, key=lambda event: "one for all", timeout=1
     )
 
     async def begin() -> None:
-        (outcome,) = await within(bus.publish_and_wait("a", "hangs"))
+        receipt = await bus.publish("a", "hangs")
+        await asyncio.to_thread(begun.wait, 5)
+        clock.advance(1)
+        (outcome,) = await within(receipt.outcomes())
         assert outcome.status == "failed"
 
     async def go_on() -> None:
