@@ -31,12 +31,10 @@ class Outcome:
 
     __slots__ = (
         "_accepted_at",
-        "_attempts",
+        "_end",
         "_ended_at",
-        "_error",
         "_result",
         "_started_at",
-        "_status",
         "_subscription",
     )
     __match_args__ = (
@@ -51,10 +49,9 @@ class Outcome:
 
     # Written in here and in `outcomes_of`, and by nobody else.
     _subscription: str
-    _status: Status
+    _end: tuple[Status, BaseException | None, int]
+    """Status, error, attempts: most outcomes share one."""
     _result: Any
-    _error: BaseException | None
-    _attempts: int
     _accepted_at: float
     _started_at: float
     _ended_at: float
@@ -70,10 +67,8 @@ class Outcome:
         ran: float,
     ) -> None:
         self._subscription = subscription
-        self._status = status
+        self._end = status, error, attempts
         self._result = result
-        self._error = error
-        self._attempts = attempts
         # As if it had started when the clock began: so both come out again as they went in.
         self._accepted_at = -queued
         self._started_at = 0.0
@@ -87,7 +82,7 @@ class Outcome:
     @property
     def status(self) -> Status:
         """``"handled"``, ``"failed"``, ``"dropped"`` or ``"cancelled"``."""
-        return self._status
+        return self._end[0]
 
     @property
     def result(self) -> Any:
@@ -97,12 +92,12 @@ class Outcome:
     @property
     def error(self) -> BaseException | None:
         """What the last attempt raised, if it failed."""
-        return self._error
+        return self._end[1]
 
     @property
     def attempts(self) -> int:
         """How often the handler was run; 0 if it never was."""
-        return self._attempts
+        return self._end[2]
 
     @property
     def queued(self) -> float:
@@ -133,6 +128,9 @@ class Outcome:
 _values: Callable[[Outcome], tuple[Any, ...]] = attrgetter(*Outcome.__match_args__)
 
 
+_AT_ONCE: tuple[Status, None, int] = ("handled", None, 1)
+
+
 class _Blank(Outcome):
     """An outcome that the bus fills in: the call of a constructor costs as much as the filling."""
 
@@ -153,11 +151,14 @@ def outcomes_of(deliveries: Iterable[Delivery], accepted_at: float) -> tuple[Out
         owner, work, status = delivery.owner, delivery.work, delivery.status
         outcome = _Blank()
         outcome._subscription = owner._name or owner.name
-        outcome._status = status  # type: ignore[assignment]  # it has ended
         # A handler that was given up may still return or raise: that changes no outcome.
-        outcome._result = delivery.result if status == "handled" else None
-        outcome._error = work.error if work is not None and status == "failed" else None
-        outcome._attempts = 1 if work is None else work.attempt
+        if status == "handled":
+            outcome._result = delivery.result
+            outcome._end = _AT_ONCE if work is None else (status, None, work.attempt)
+        else:
+            outcome._result = None
+            error = delivery.error if status == "failed" else None
+            outcome._end = status, error, delivery.attempt  # type: ignore[assignment]  # it has ended
         outcome._accepted_at = accepted_at
         outcome._started_at = delivery.started
         outcome._ended_at = delivery.ended
