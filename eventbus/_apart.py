@@ -148,7 +148,7 @@ async def _run(task: HandlerTask) -> None:
     delivery = _begin(task)
     if delivery is None:
         return
-    owner = delivery.owner
+    owner, work = delivery.owner, delivery.working()
     bus = owner.bus
     bus._stepping = delivery
     set_current(delivery)
@@ -176,6 +176,6 @@ async def _run(task: HandlerTask) -> None:
             _ends.end(delivery, "handled")  # of which nobody is told
         else:
             bus._pump_context.run(_ends.end, delivery, "handled")
-        delivery.working().task = None  # its context knows the delivery: that would be a cycle
+        work.task = None  # its context knows the delivery: that would be a cycle
     if at_once and not owner._active:
         owner._active = None  # it has hardly waited: let pumps step the next

@@ -394,9 +394,9 @@ def _nothing() -> None:
 def give_back_place(delivery: Delivery) -> None:
     """The handler has really ended: its lane and its place are free for the next."""
     owner = delivery.owner
-    work, lane = delivery.work, delivery.lane
-    if lane is not None and isinstance(owner._queue, KeyedQueue):
-        delivery.working().lane = None
+    work = delivery.work
+    if work is not None and work.lane is not None and isinstance(owner._queue, KeyedQueue):
+        lane, work.lane = work.lane, None
         owner._queue.release(lane)
     active = owner._active
     # In there, every value is None.
