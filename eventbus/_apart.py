@@ -148,7 +148,8 @@ async def _run(task: HandlerTask) -> None:
     delivery = _begin(task)
     if delivery is None:
         return
-    owner, work = delivery.owner, delivery.working()
+    owner, work = delivery.owner, delivery.work
+    assert work is not None  # it has a task
     bus = owner.bus
     bus._stepping = delivery
     set_current(delivery)

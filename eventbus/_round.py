@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from eventbus.receipt import Receipt
 
 
-def hand_round(task: PumpTask, receipt: Receipt, left: int) -> tuple[Waiting | None, int]:  # noqa: C901, PLR0912, PLR0915 - unrolled
+def hand_round(task: PumpTask, receipt: Receipt, left: int) -> tuple[Waiting | None, int]:  # noqa: PLR0915 - unrolled
     """Give the bus's round to whoever takes it at once, in at most ``left`` steps.
 
     Gives the handler that waits, if one does, and how many steps are left. It is the inlined path
@@ -34,7 +34,7 @@ def hand_round(task: PumpTask, receipt: Receipt, left: int) -> tuple[Waiting | N
     """
     bus = task.bus
     takers = bus._takers  # none is left if a signal handler has read the accounts just now
-    event, base = receipt.event, receipt._context
+    event, base, ended, total = receipt.event, receipt._context, receipt._ended, receipt._total
     assert base is not None  # it has pending deliveries
     monotonic = bus._monotonic
     now = monotonic()
@@ -69,17 +69,16 @@ def hand_round(task: PumpTask, receipt: Receipt, left: int) -> tuple[Waiting | N
                     delivery.ended = now
                     delivery.receipt = None  # type: ignore[assignment]  # it has ended
                     subscription.handled += 1
-                    ended = receipt._ended
                     ended.append(delivery)
-                    if len(ended) == receipt._total:
+                    if len(ended) == total:
                         bus._open -= 1
                         receipt._context = None
                         if receipt._waiters or receipt._cascade is not None:
                             finish(receipt)
             elif signal is FAILED:
                 _ends.leave_the_loop(_ends.attempt_failed(delivery))
-                del delivery, receipt, event, context, base  # the error's frames know this one
-                ended = driver = step = None  # type: ignore[assignment]
+                del delivery, receipt, event, context, base, ended  # the error's frames know this
+                driver = step = None  # type: ignore[assignment]
                 return None, left if monotonic() <= task.deadline else 0
             else:
                 _ends.began_to_wait(delivery, task)
@@ -87,9 +86,8 @@ def hand_round(task: PumpTask, receipt: Receipt, left: int) -> tuple[Waiting | N
             subscription._place = IDLE
             if subscription._queue or subscription._active is not None or subscription._standing:
                 bus._find_place(subscription)
-            if now > task.deadline:
+            if not left or now > task.deadline:
                 left = 0
-            if not left:
                 break
         return None, left
     finally:
