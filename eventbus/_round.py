@@ -77,7 +77,7 @@ def hand_round(task: PumpTask, receipt: Receipt, left: int) -> tuple[Waiting | N
                             finish(receipt)
             elif signal is FAILED:
                 _ends.leave_the_loop(_ends.attempt_failed(delivery))
-                del delivery, receipt, event, context, base, ended  # the error's frames know this
+                del delivery, receipt, event, context, base, ended  # an error knows this frame
                 driver = step = None  # type: ignore[assignment]
                 return None, left if monotonic() <= task.deadline else 0
             else:

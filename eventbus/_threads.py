@@ -138,6 +138,7 @@ def _run(
     finally:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(_returned, delivery, limit)
+        del delivery, context  # the frames of an error know this one
 
 
 def _attempt(delivery: Delivery) -> BaseException | None:
@@ -157,7 +158,10 @@ def _attempt(delivery: Delivery) -> BaseException | None:
             owner.bus._observe(observer.attempt_ended, delivery.event, delivery, error)
     except BaseException as exit_:  # only what ends programs comes out of a hook
         error = exit_
-    return error
+    try:
+        return error
+    finally:
+        del delivery, error  # its frames know this one
 
 
 def _plain_result(result: Any) -> Any:

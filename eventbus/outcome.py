@@ -2,29 +2,35 @@
 
 Waiting for a hundred deliveries makes a hundred of them, so an outcome is filled with what the
 delivery already has, and reckons its seconds when they are read. That is why it is no dataclass:
-a frozen one has its fields written past its own refusal, or changes its class, and either costs as
-much as all the rest.
+a frozen one has its fields written past its own refusal, or changes its class as an event does, and
+either costs as much as all the rest. Events are made once for all handlers, and read by each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from reprlib import recursive_repr
+from typing import TYPE_CHECKING, Any, final
 
+from eventbus._delivery import Status  # noqa: TC001 - `typing.get_type_hints` looks for it here
 from eventbus.errors import DeliveryCancelled, EventBusError, HandlerErrors
 
 if TYPE_CHECKING:
-    from eventbus._delivery import Delivery, Status
+    from eventbus._delivery import Delivery
     from eventbus.event import Event
 
 __all__ = ["Outcome"]
 
 
+@final
 class Outcome:
-    """How one delivery ended. It cannot be changed; two are equal if all their fields are.
+    """How one delivery ended. Its fields cannot be set; two are equal if all their fields are.
 
-    >>> outcome = Outcome("audit", "handled", "filed", None, attempts=1, queued=0.5, ran=2)
+    Tests may compare one with an outcome of their own, in which ``unittest.mock.ANY`` stands for
+    what they do not know.
+
+    >>> outcome = Outcome("audit", "handled", "filed", None, attempts=1, queued=0.5, ran=2.0)
     >>> outcome.status, outcome.result, outcome.ran
     ('handled', 'filed', 2.0)
     """
@@ -53,7 +59,8 @@ class Outcome:
     """Status, error, attempts: most outcomes share one."""
     _result: Any
     _accepted_at: float
-    _started_at: float
+    _started_at: float | None
+    """None where the bus has not made it: then the other two are ``queued`` and ``ran``."""
     _ended_at: float
 
     def __init__(  # noqa: PLR0917 - the values, in their order
@@ -69,9 +76,8 @@ class Outcome:
         self._subscription = subscription
         self._end = status, error, attempts
         self._result = result
-        # As if it had started when the clock began: so both come out again as they went in.
-        self._accepted_at = -queued
-        self._started_at = 0.0
+        self._accepted_at = queued
+        self._started_at = None
         self._ended_at = ran
 
     @property
@@ -102,12 +108,14 @@ class Outcome:
     @property
     def queued(self) -> float:
         """Seconds from acceptance to the start of the first attempt, or to the end without one."""
-        return self._started_at - self._accepted_at
+        started = self._started_at
+        return self._accepted_at if started is None else started - self._accepted_at
 
     @property
     def ran(self) -> float:
         """Seconds from the start of the first attempt to the end, pauses between them included."""
-        return self._ended_at - self._started_at
+        started = self._started_at
+        return self._ended_at if started is None else self._ended_at - started
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Outcome):
@@ -120,6 +128,12 @@ class Outcome:
     def __reduce__(self) -> tuple[Any, ...]:
         return Outcome, _values(self)
 
+    def __replace__(self, /, **changes: Any) -> Outcome:
+        """For ``copy.replace``, which Python has from 3.13 on."""
+        fields = dict(zip(self.__match_args__, _values(self), strict=True))
+        return Outcome(**{**fields, **changes})
+
+    @recursive_repr()
     def __repr__(self) -> str:
         fields = zip(self.__match_args__, _values(self), strict=True)
         return f"Outcome({', '.join([f'{name}={value!r}' for name, value in fields])})"
@@ -128,11 +142,11 @@ class Outcome:
 _values: Callable[[Outcome], tuple[Any, ...]] = attrgetter(*Outcome.__match_args__)
 
 
-_AT_ONCE: tuple[Status, None, int] = ("handled", None, 1)
+class _Blank(Outcome):  # type: ignore[misc]  # pyright: ignore[reportGeneralTypeIssues] - final for others
+    """An outcome as the bus makes it, and it stays one: the same in all but its constructor.
 
-
-class _Blank(Outcome):
-    """An outcome that the bus fills in: the call of a constructor costs as much as the filling."""
+    It has none, because a call of the other one costs as much as the filling.
+    """
 
     __slots__ = ()
 
@@ -141,7 +155,13 @@ class _Blank(Outcome):
         def __init__(self) -> None: ...
 
     else:
-        __init__ = object.__init__
+        __init__ = object.__init__  # not even that of `Outcome`, which wants seven arguments
+
+
+_Blank.__name__ = _Blank.__qualname__ = Outcome.__name__
+
+_AT_ONCE: tuple[Status, None, int] = ("handled", None, 1)
+"""Of a delivery that has no `Work`: its first attempt returned in its first step."""
 
 
 def outcomes_of(deliveries: Iterable[Delivery], accepted_at: float) -> tuple[Outcome, ...]:
@@ -168,7 +188,7 @@ def outcomes_of(deliveries: Iterable[Delivery], accepted_at: float) -> tuple[Out
 
 def check_outcomes(event: Event[Any], outcomes: tuple[Outcome, ...]) -> None:
     """Raise ``HandlerErrors`` if a delivery failed or was cancelled."""
-    errors = [_error_of(event, outcome) for outcome in outcomes if outcome.status in _BAD]
+    errors = [_error_of(event, outcome) for outcome in outcomes if outcome._end[0] in _BAD]
     if errors:
         group = HandlerErrors(
             f"{len(errors)} of {len(outcomes)} deliveries of {event!r} did not go well", errors

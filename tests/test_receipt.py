@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import math
 import pickle
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_type_hints
+from unittest.mock import ANY
 
 import pytest
 
@@ -22,6 +24,7 @@ from eventbus import (
     Retry,
     WrongLoop,
 )
+from eventbus._delivery import Status
 from eventbus.testing import FakeClock
 from tests.helpers import turns, within
 
@@ -389,11 +392,39 @@ async def test_an_outcome_is_the_value_that_its_constructor_makes(bus: EventBus)
             pytest.fail("it does not match")
 
 
-@pytest.mark.parametrize("seconds", [0, 0.1, 1 / 3, 1e-300, 1e300])
+@pytest.mark.parametrize("seconds", [0, -0.0, 1 / 3, 1e-300, math.inf, math.nan, 10**400])
 def test_the_seconds_of_an_outcome_are_those_it_was_given(seconds: float) -> None:
-    """To the last bit, whatever they are: an outcome that is made again is equal."""
+    """To the last bit and its sign, whatever they are: an outcome that is made again is equal."""
     outcome = Outcome("one", "handled", None, None, 1, seconds, seconds)
-    assert (outcome.queued, outcome.ran) == (seconds, seconds)
+    assert outcome.queued is outcome.ran is seconds
+    assert outcome == Outcome("one", "handled", None, None, 1, seconds, seconds)
+
+
+async def test_an_outcome_is_compared_with_what_a_test_does_not_know(bus: EventBus) -> None:
+    """Seconds above all: placeholders may stand for them, on either side."""
+    bus.subscribe(lambda event: event.data, "a", name="one")
+    (outcome,) = await bus.publish_and_wait("a", 7)
+    ran: Any = pytest.approx(outcome.ran)
+    expected = Outcome("one", "handled", 7, None, 1, ANY, ran)
+    assert outcome == expected
+    assert expected == outcome
+    assert "ran=" in repr(expected)
+
+
+async def test_an_outcome_is_what_tools_take_it_for(bus: EventBus) -> None:
+    """By its name, its hints, and what `copy.replace` asks of it; its repr ends."""
+    results: list[Any] = []
+    bus.subscribe(lambda event: results, "a", name="one")
+    (outcome,) = await bus.publish_and_wait("a")
+    results.append(outcome)
+    assert repr(outcome).startswith("Outcome(subscription='one', status='handled', result=[...]")
+    assert (type(outcome).__name__, type(outcome).__qualname__) == ("Outcome", "Outcome")
+    assert get_type_hints(Outcome.__init__)["status"] == Status
+    assert get_type_hints(Outcome)
+    again = outcome.__replace__(result=8)
+    assert again == Outcome("one", "handled", 8, None, 1, outcome.queued, outcome.ran)
+    with pytest.raises(TypeError, match="surprise"):
+        outcome.__replace__(surprise=1)
 
 
 async def test_a_publisher_that_is_cancelled_in_its_one_turn_leaves_nothing_behind() -> None:

@@ -38,6 +38,7 @@ VALUES = (
 def test_what_is_handed_out_cannot_be_changed(value: Any) -> None:
     """Neither its fields nor others: who keeps one may rely on it."""
     for name in (*value.__match_args__, "other"):
+        # A TypeError is what dataclasses with slots raise for what is no field of theirs.
         with pytest.raises((AttributeError, TypeError)):
             setattr(value, name, None)
     assert not hasattr(value, "__dict__")
