@@ -53,8 +53,10 @@ def event_for(delivery: Delivery) -> Event[Any]:
     if owner._payload is not None:
         try:
             data = owner._payload.validate(event.data, lambda: f"{event!r} for {owner.name}")
-        except PayloadError:
-            delivery.working().unfit = True
+        except BaseException as error:
+            if isinstance(error, PayloadError):
+                delivery.working().unfit = True
+            del delivery  # the frames of the error know this one
             raise
         if data is not event.data:
             event = event.with_data(data)

@@ -194,7 +194,10 @@ def check_outcomes(event: Event[Any], outcomes: tuple[Outcome, ...]) -> None:
             f"{len(errors)} of {len(outcomes)} deliveries of {event!r} did not go well", errors
         )
         group.outcomes = outcomes
-        raise group
+        try:
+            raise group
+        finally:
+            del group  # its traceback knows this frame
 
 
 _BAD = ("failed", "cancelled")

@@ -25,6 +25,7 @@ from eventbus import (
     BusClosed,
     Event,
     EventBus,
+    HandlerErrors,
     Hook,
     LogLine,
     NotSubscribed,
@@ -206,7 +207,20 @@ async def test_a_redelivery_goes_to_no_other_subscription_of_the_same_default_na
 
 
 @pytest.mark.parametrize(
-    "kind", ["def", "async", "waiting", "apart", "keyed", "thread", "observed", "observed thread"]
+    "kind",
+    [
+        "def",
+        "async",
+        "waiting",
+        "apart",
+        "keyed",
+        "thread",
+        "observed",
+        "observed thread",
+        "typed",
+        "typed thread",
+        "checked",
+    ],
 )
 async def test_failed_deliveries_make_no_garbage_for_the_collector(
     kind: str, caplog: pytest.LogCaptureFixture
@@ -216,6 +230,9 @@ async def test_failed_deliveries_make_no_garbage_for_the_collector(
 
     def fail(_: Event[Any]) -> None:
         raise ValueError
+
+    def fail_typed(_: Event[str]) -> None:
+        """Is not reached: the data is a number."""
 
     async def fail_async(_: Event[Any]) -> None:
         raise ValueError
@@ -234,14 +251,19 @@ async def test_failed_deliveries_make_no_garbage_for_the_collector(
             bus.subscribe(fail, key=lambda event: event.data, concurrency=2)
         else:
             handlers = {"async": fail_async, "waiting": fail_later, "apart": fail_later}
-            handler, concurrency = handlers.get(kind, fail), 4 if kind == "apart" else 1
+            handler = fail_typed if "typed" in kind else handlers.get(kind, fail)
+            concurrency = 4 if kind == "apart" else 1
             bus.subscribe(handler, concurrency=concurrency, thread="thread" in kind)
         await within(bus.publish_and_wait("a", 0))
         gc.collect()
         gc.disable()
         try:
             for number in range(200):
-                await bus.publish("a", number % 3)
+                if kind == "checked":
+                    with contextlib.suppress(HandlerErrors):
+                        await bus.publish_and_wait("a", number, check=True)
+                else:
+                    await bus.publish("a", number % 3)
             await within(bus.settle())
             found = gc.collect()
         finally:
