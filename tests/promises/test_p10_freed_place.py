@@ -637,12 +637,17 @@ async def test_a_thread_that_cannot_be_started_is_a_failure(
 
 async def test_a_thread_that_outlasts_the_close_is_named() -> None:
     """Its delivery ends *cancelled* with the grace period; the log says that it is still there."""
-    lines, clock, over = LogLines(), FakeClock(), threading.Event()
-    bus = EventBus(hooks=[lines], clock=clock)
-    bus.subscribe(lambda event: over.wait(10), "a", thread=True, name="stubborn")
+    lines, clock = LogLines(), FakeClock()
+    bus, begun, over = EventBus(hooks=[lines], clock=clock), threading.Event(), threading.Event()
+
+    def stay(_: Event[Any]) -> None:
+        begun.set()
+        over.wait(10)
+
+    bus.subscribe(stay, "a", thread=True, name="stubborn")
     await bus.__aenter__()
     await bus.publish("a")
-    await turns(5)
+    await asyncio.to_thread(begun.wait, 5)
     closing = asyncio.create_task(bus.aclose(grace=1))
     await turns(5)
     clock.advance(1)
